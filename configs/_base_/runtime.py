@@ -1,0 +1,28 @@
+# What every run shares: hooks, logging, processes.
+
+default_hooks = dict(
+    # order of work after an iteration: schedule, average, evaluate, save, log, report
+    runtime_info=dict(type='RuntimeInfoHook'),
+    timer=dict(type='IterTimerHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # atomic; load with weights_only=True; interval in policy iterations
+    checkpoint=dict(type='PolicyCheckpointHook', interval=10, keep=2),
+    ema=dict(type='EMAHook'),
+    # interval 0: before training and at its end
+    evaluation=dict(type='EvaluationHook', interval=0),
+    report=dict(type='ReportHook', gallery=24),
+)
+
+# Add dict(type='WandbVisBackend', init_kwargs=dict(project='vipo')) for Weights & Biases.
+visualizer = dict(
+    type='Visualizer',
+    vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
+)
+log_processor = dict(type='PolicyLogProcessor', by_epoch=False, mean_pattern=r'^(time|data_time)$')
+log_level = 'INFO'
+env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend='nccl', timeout=1800))
+# Everything random follows from this seed; --seed on the command line replaces it.
+randomness = dict(seed=0)
+default_scope = 'vipo'

@@ -1,0 +1,1 @@
+"""Stages of ``tools/make_tiny.py``: the training of the embedded models."""

@@ -1,0 +1,185 @@
+"""Stage ``reward``: a CLIP of class ``open_clip.CLIP`` trained on preferences, saved in the layout of an HPS checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tools.tiny.common import Averaged, Progress, cosine_lr
+from tools.tiny.tokenizers import clip_tokenizer
+from vipo.scenes.draw import draw
+from vipo.scenes.grammar import (
+    BACKGROUNDS,
+    COLORS,
+    POSITIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    random_scene,
+)
+
+CONTEXT = 18
+MODEL = {
+    'embed_dim': 64,
+    'vision_cfg': {'image_size': 64, 'layers': 4, 'width': 96, 'head_width': 32, 'patch_size': 8},
+    'text_cfg': {'context_length': CONTEXT, 'vocab_size': 0, 'width': 96, 'heads': 3, 'layers': 3},
+}
+#: How often each kind of flaw is drawn for the picture that is not preferred.
+FLAWS = {'color': 3, 'shape': 3, 'size': 1, 'placement': 2, 'missing': 2, 'extra': 2, 'ground': 1, 'pixels': 4, 'other': 1}
+
+
+def _other(rng: random.Random, options, current: str) -> str:
+    return rng.choice([o for o in options if o != current])
+
+
+def flawed(scene: Scene, flaw: str, rng: random.Random) -> Scene:
+    """The scene with one thing wrong; what cannot be flawed that way gets a wrong colour."""
+    things = list(scene.objects)
+    k = rng.randrange(len(things))
+    if flaw == 'shape':
+        things[k] = replace(things[k], shape=_other(rng, SHAPES, things[k].shape))
+    elif flaw == 'size':
+        things[k] = replace(things[k], size=_other(rng, SIZES, things[k].size))
+    elif flaw == 'placement':
+        terms = POSITIONS if len(things) == 1 else RELATIONS
+        return replace(scene, placement=_other(rng, terms, scene.placement))
+    elif flaw == 'missing' and len(things) == 2:
+        return replace(scene, objects=(things[k],), placement=rng.choice(POSITIONS))
+    elif flaw == 'extra' and len(things) == 1:
+        guest = SceneObject(rng.choice(SIZES), _other(rng, COLORS, things[0].color), rng.choice(SHAPES))
+        relation = {'left': 'left of', 'right': 'right of', 'top': 'above', 'bottom': 'below'}
+        return replace(scene, objects=(things[0], guest), placement=relation.get(scene.placement, 'left of'))
+    elif flaw == 'ground':
+        if rng.random() < 0.5:
+            return replace(scene, texture=_other(rng, TEXTURES, scene.texture))
+        return replace(scene, background=_other(rng, BACKGROUNDS, scene.background))
+    elif flaw == 'other':
+        return random_scene(rng)
+    else:
+        things[k] = replace(things[k], color=_other(rng, COLORS, things[k].color))
+    return replace(scene, objects=tuple(things))
+
+
+def _warp(pixels: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
+    """Smooth random displacement, ``strength`` (B,) in units of half the picture."""
+    if len(pixels) == 0:
+        return pixels
+    batch, _, side, _ = pixels.shape
+    flow = F.interpolate(
+        torch.randn(batch, 2, 6, 6, generator=generator), size=(side, side), mode='bicubic', align_corners=False
+    )
+    base = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), list(pixels.shape), align_corners=False)
+    grid = base + flow.permute(0, 2, 3, 1) * strength[:, None, None, None]
+    return F.grid_sample(pixels, grid, mode='bilinear', padding_mode='border', align_corners=False)
+
+
+def _blur(pixels: Tensor) -> Tensor:
+    if len(pixels) == 0:
+        return pixels
+    return F.interpolate(F.interpolate(pixels, scale_factor=0.2, mode='area'), size=pixels.shape[-2:], mode='bilinear')
+
+
+def spoil(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Pixel flaws of a generator: melted shapes, washed colours, ghosts, noise. ``amount`` 1 spoils, 0.1 is harmless."""
+    kind = torch.randint(5, (len(pixels),), generator=generator)
+    amounts = amount * (0.5 + torch.rand(len(pixels), generator=generator))
+    ghost = pixels.roll(1, 0)
+    out = pixels.clone()
+    for k in range(5):
+        chosen = kind == k
+        x, s = pixels[chosen], amounts[chosen]
+        cast = s[:, None, None, None]
+        if k == 0:
+            x = _warp(x, 0.10 * s, generator)
+        elif k == 1:
+            x = torch.lerp(x, x.mean(1, keepdim=True), (0.6 * cast).clamp(max=1))
+        elif k == 2:
+            x = torch.lerp(x, ghost[chosen], (0.35 * cast).clamp(max=0.5))
+        elif k == 3:
+            x = x + 0.16 * cast * torch.randn(x.shape, generator=generator)
+        else:
+            x = torch.lerp(x, _blur(x), (0.9 * cast).clamp(max=1))
+        out[chosen] = x
+    return out.clamp(0, 1)
+
+
+def batches(batch: int, seed: int):
+    """Endless ``(prompts, preferred, rejected)``."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    kinds, weights = list(FLAWS), list(FLAWS.values())
+    while True:
+        scenes = [random_scene(rng, 0.45) for _ in range(batch)]
+        flaws = rng.choices(kinds, weights, k=batch)
+        wrong = [s if f == 'pixels' else flawed(s, f, rng) for s, f in zip(scenes, flaws, strict=True)]
+        good = draw(scenes, rng.randrange(2**31)).pixels
+        bad = draw(wrong, rng.randrange(2**31)).pixels
+        spoiled = torch.tensor([f == 'pixels' for f in flaws])
+        bad = torch.where(spoiled[:, None, None, None], spoil(bad, 1.0, generator), spoil(bad, 0.12, generator))
+        yield [s.prompt for s in scenes], spoil(good, 0.12, generator), bad
+
+
+def build(vocabulary: int):
+    import open_clip
+
+    text = {**MODEL['text_cfg'], 'vocab_size': vocabulary}
+    return open_clip.CLIP(embed_dim=MODEL['embed_dim'], vision_cfg=MODEL['vision_cfg'], text_cfg=text)
+
+
+def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
+    """Contrastive loss over prompts, with each prompt's rejected picture as a hard negative, plus pairwise preference."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(CONTEXT)
+    model = build(len(tokenizer))
+    averaged = Averaged(model, 0.998)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine_lr(s, steps, 150))
+    progress = Progress('reward', steps, 30)
+    stream = batches(batch, seed)
+    accuracy = 0.5
+    for step in range(steps):
+        prompts, good, bad = next(stream)
+        ids = tokenizer(prompts, padding='max_length', truncation=True, return_tensors='pt').input_ids
+        images = model.encode_image(_normalize(torch.cat([good, bad])), normalize=True)
+        texts = model.encode_text(ids, normalize=True)
+        scale = model.logit_scale.exp().clamp(max=40)
+        logits = scale * texts @ images.T
+        own = torch.arange(batch)
+        pair = logits[own, own] - logits[own, own + batch]
+        loss = F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :batch].T, own) + F.softplus(-pair).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        averaged.update(model)
+        accuracy += ((pair > 0).float().mean().item() - accuracy) / min(step + 1, 50)
+        progress(step, loss=loss.detach(), preference_accuracy=accuracy, scale=scale.detach())
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            save(averaged.module, tokenizer, out / 'tiny-hps')
+
+
+def _normalize(pixels: Tensor) -> Tensor:
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
+    return (pixels - mean) / std
+
+
+def save(model, tokenizer, folder: Path) -> None:
+    """Weights under open_clip's keys, its config file, and the tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, folder / 'open_clip_model.safetensors')
+    config = {'model_cfg': {**MODEL, 'text_cfg': {**MODEL['text_cfg'], 'vocab_size': len(tokenizer)}}}
+    (folder / 'open_clip_config.json').write_text(json.dumps(config, indent=2) + '\n')
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,50 @@
+"""Tokenizers of the embedded models: the real classes, with a vocabulary in which every scene word is one token."""
+
+from __future__ import annotations
+
+import string
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, T5Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from vipo.scenes.grammar import words
+
+
+def clip_tokenizer(max_length: int) -> CLIPTokenizer:
+    """Byte-pair tokenizer trained on the scene words; any other text falls back to bytes."""
+    alphabet = list(bytes_to_unicode().values())
+    base = Tokenizer(models.BPE(end_of_word_suffix='</w>'))
+    base.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, min_frequency=1, end_of_word_suffix='</w>', show_progress=False, initial_alphabet=[]
+    )
+    base.train_from_iterator([' '.join(words())] * 2, trainer)
+    import json
+
+    learned = json.loads(base.to_str())['model']
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(' ')) for m in learned['merges']]
+    tokens = [*alphabet, *(c + '</w>' for c in alphabet), *(a + b for a, b in merges)]
+    tokens = [*dict.fromkeys(tokens), '<|startoftext|>', '<|endoftext|>']
+    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=max_length)
+    _check(tokenizer, extra=2)
+    return tokenizer
+
+
+def t5_tokenizer(max_length: int) -> T5Tokenizer:
+    """Unigram tokenizer over the scene words; any other text falls back to characters."""
+    pieces = [('<pad>', 0.0), ('</s>', 0.0), ('<unk>', 0.0), ('▁', -2.0)]
+    pieces += [(c, -6.0) for c in string.ascii_letters + string.digits + string.punctuation]
+    pieces += [(f'▁{w}', -1.0) for w in words()]
+    seen: dict[str, float] = {}
+    for piece, score in pieces:
+        seen.setdefault(piece, score)
+    tokenizer = T5Tokenizer(vocab=list(seen.items()), extra_ids=0, model_max_length=max_length)
+    _check(tokenizer, extra=1)
+    return tokenizer
+
+
+def _check(tokenizer, extra: int) -> None:
+    split = [w for w in words() if len(tokenizer(w).input_ids) != 1 + extra]
+    if split:
+        raise AssertionError(f'these scene words are more than one token: {split}')

@@ -1,0 +1,63 @@
+"""Rewards -> group-relative scalar advantages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SCALES = ('group', 'global', 'none')
+
+
+def group_advantages(
+    rewards: Tensor,
+    group: Tensor,
+    valid: Tensor | None = None,
+    *,
+    scale: str = 'group',
+    ddof: int = 0,
+    eps: float = 1e-4,
+    clip: float | None = None,
+) -> Tensor:
+    """``A_i = (r_i - mean_group) / (std + eps)`` over the valid samples of each group.
+
+    Args:
+        rewards: ``(B,)``.
+        group: ``(B,)`` int64, equal for samples of one prompt.
+        valid: ``(B,)`` bool; an invalid sample takes no part in its group's statistics and gets advantage 0.
+        scale: divide by the std of the ``'group'``, of all valid samples after centring by group (``'global'``), or
+            by nothing (``'none'``).
+        ddof: 0 for the population std, 1 for the sample std.
+        eps: added to the std.
+        clip: bound on the absolute advantage, None for no bound.
+
+    Returns:
+        ``(B,)`` float32; 0 where invalid, and in groups with fewer than two valid samples, where nothing is relative.
+
+    Raises:
+        ValueError: unknown scale, ids that are not int64, or shapes that differ.
+    """
+    if scale not in SCALES:
+        raise ValueError(f'scale must be one of {SCALES}, got {scale!r}')
+    if group.dtype != torch.int64:
+        raise ValueError(f'group ids must be int64, got {group.dtype}: smaller types wrap around or collide')
+    if rewards.shape != group.shape or rewards.ndim != 1:
+        raise ValueError(f'rewards {tuple(rewards.shape)} and group {tuple(group.shape)} must be equal vectors')
+    valid = torch.ones_like(group, dtype=torch.bool) if valid is None else valid
+    weight = (valid & rewards.isfinite()).double()
+    values = torch.where(weight > 0, rewards.double(), 0.0)
+    _, index = torch.unique(group, return_inverse=True)
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(int(index.max()) + 1 if len(x) else 0).index_add_(0, index, x)[index]
+
+    count = total(weight)
+    weight = weight * (count > 1)
+    centred = (values - total(values * weight) / count.clamp(min=1)) * weight
+    if scale == 'group':
+        std = (total(centred.square()) / (count - ddof).clamp(min=1)).sqrt()
+    elif scale == 'global':
+        std = (centred.square().sum() / (weight.sum() - ddof).clamp(min=1)).sqrt()
+    else:
+        std = 1.0 - eps
+    out = (centred / (std + eps)).float()
+    return out if clip is None else out.clamp(-clip, clip)

@@ -1,0 +1,132 @@
+"""Checkpoints that survive: written whole or not at all, loaded without executing anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
+
+from vipo.registry import HOOKS
+
+_PLAIN = (int, float, str, bool, list)
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_tensors_only(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
+    """MMEngine's loader of local files, with ``weights_only=True`` on every version of it.
+
+    Raises:
+        ValueError: missing, damaged, or holding more than tensors and plain values.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise ValueError(f'checkpoint {filename!r} does not exist')
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f'checkpoint {filename!r} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or it holds '
+            'more than tensors and plain values, which is never executed here.'
+        ) from error
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call ``write(temporary_path)``, flush to disk, and only then put the file in its place.
+
+    A process that dies at any moment leaves either the old file or the new one under ``path``, never a part.
+    """
+    temporary = path.with_name(f'.{path.name}.partial')
+    write(temporary)
+    with open(temporary, 'rb') as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@HOOKS.register_module()
+class PolicyCheckpointHook(Hook):
+    """Saves trainable weights, EMA, optimiser and schedulers every ``interval`` iterations and at the end.
+
+    ``last_checkpoint`` in the work dir names the newest, which ``--resume`` finds.
+
+    Args:
+        interval: iterations between checkpoints.
+        keep: how many of the newest stay.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = 10, keep: int = 2) -> None:
+        if interval < 1 or keep < 1:
+            raise ValueError(f'checkpoint.interval and checkpoint.keep must be at least 1, got {interval} and {keep}')
+        self.interval = interval
+        self.keep = keep
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Drop MMEngine's log history, which only pickle can hold; add the EMA."""
+        hub = checkpoint['message_hub']
+        info = {k: v for k, v in hub['runtime_info'].items() if type(v) in _PLAIN and k != 'cfg'}
+        checkpoint['message_hub'] = {
+            'log_scalars': {},
+            'runtime_info': info,
+            'resumed_keys': {k: True for k in info},
+        }
+        if runner.components.ema is not None:
+            checkpoint['ema'] = {k: v.cpu() for k, v in runner.components.ema.average.items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the EMA."""
+        ema = runner.components.ema
+        if ema is None:
+            return
+        if 'ema' not in checkpoint:
+            raise ValueError('the config has an EMA and the checkpoint has none; set ema=None to go on without')
+        ema.load(checkpoint['ema'])
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove what a process that died while writing left behind."""
+        if is_main_process():
+            for partial in Path(runner.work_dir).glob('.*.partial'):
+                partial.unlink()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        done = runner.iter + 1
+        if done % self.interval == 0 or done == runner.max_iters:
+            self.save(runner, done)
+
+    def save(self, runner: Runner, done: int) -> None:
+        """Write ``iter_{done}.pth``, name it in ``last_checkpoint``, and remove the oldest."""
+        if not is_main_process():
+            return
+        folder = Path(runner.work_dir)
+        path = folder / f'iter_{done}.pth'
+        write_atomically(path, lambda temporary: runner.save_checkpoint(str(folder), temporary.name, by_epoch=False))
+        write_atomically(folder / 'last_checkpoint', lambda p: p.write_text(str(path)))
+        for old in _saved(folder)[: -self.keep]:
+            old.unlink()
+
+
+def find_latest(work_dir: str | Path) -> str | None:
+    """The newest complete checkpoint of a work dir, None where there is none.
+
+    A file has its final name only once it is complete, so the highest iteration counts; this holds as well after the
+    folder was moved, or where the process died before ``last_checkpoint`` was written.
+    """
+    saved = _saved(Path(work_dir))
+    return str(saved[-1]) if saved else None
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(folder.glob('iter_*.pth'), key=lambda p: int(p.stem.removeprefix('iter_')))

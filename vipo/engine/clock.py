@@ -1,0 +1,78 @@
+"""Times the phases of an iteration and shows that something is happening."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: When this module was imported, which is when a run begins.
+PROCESS_START = time.perf_counter()
+
+
+class PhaseClock:
+    """Wall-clock seconds per phase, and a live line.
+
+    On a terminal the line is rewritten in place. Elsewhere a line is printed whenever nothing has been for a while, so
+    that a log has no silent minutes.
+
+    Args:
+        quiet_seconds: longest silence where the output is no terminal.
+        enabled: False on all ranks but the first.
+    """
+
+    def __init__(self, quiet_seconds: float = 20.0, enabled: bool = True) -> None:
+        self.times: dict[str, float] = {}
+        self.status = ''
+        self.enabled = enabled
+        self._quiet = quiet_seconds
+        self._live = sys.stderr.isatty()
+        self._title = ''
+        self._phase = ''
+        self._done = 0
+        self._total: int | None = None
+        self._began = self._shown = time.perf_counter()
+
+    def start_iteration(self, title: str) -> None:
+        """Forget the times of the last iteration."""
+        self.times = {}
+        self._title = title
+        self._began = time.perf_counter()
+
+    def stop_iteration(self) -> None:
+        """Complete :attr:`times` with ``rest`` (what no phase covers) and ``total``."""
+        total = time.perf_counter() - self._began
+        self.times = {**self.times, 'rest': total - sum(self.times.values()), 'total': total}
+        self.clear()
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Time a phase; ``total`` is the number of samples it goes through."""
+        began = time.perf_counter()
+        self._phase, self._total, self._done = name, total, 0
+        self._show()
+        yield
+        self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - began
+
+    def advance(self, count: int) -> None:
+        """``count`` more samples of the phase are done."""
+        self._done += count
+        self._show()
+
+    def clear(self) -> None:
+        """Wipe the live line, before a log line is printed."""
+        if self._live and self.enabled:
+            sys.stderr.write('\r\x1b[K')
+            sys.stderr.flush()
+        self._shown = time.perf_counter()
+
+    def _show(self) -> None:
+        now = time.perf_counter()
+        if not self.enabled or now - self._shown < (0.1 if self._live else self._quiet):
+            return
+        self._shown = now
+        share = f' {self._done}/{self._total}' if self._total else ''
+        line = ' | '.join(part for part in (self._title, f'{self._phase}{share}', self.status) if part)
+        sys.stderr.write(f'\r\x1b[K{line[:150]}' if self._live else line + '\n')
+        sys.stderr.flush()

@@ -1,0 +1,154 @@
+"""The nouns of a run, built from its config before anything slow happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from torch import nn
+
+from vipo.datasets.prompts import read_prompts
+from vipo.diffusion.kernels import Kernel
+from vipo.diffusion.steps import StepSelector
+from vipo.engine.batch import BatchPlan
+from vipo.engine.ema import TrainableEMA
+from vipo.engine.policy import Policy
+from vipo.generators.base import Generator
+from vipo.losses.policy import PolicyLoss
+from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
+from vipo.registry.build import check_options
+from vipo.rewards.base import Reward
+from vipo.structurers.structurer import PerceptualStructurer
+
+
+@dataclass
+class RolloutOptions:
+    """How trajectories are sampled.
+
+    Attributes:
+        num_steps: denoising steps.
+        kernel: the stochastic transition.
+        selector: which steps explore and are trained.
+        share_initial_noise: the samples of a group start from the same noise.
+    """
+
+    num_steps: int
+    kernel: Kernel
+    selector: StepSelector
+    share_initial_noise: bool = False
+
+
+@dataclass
+class EvaluationOptions:
+    """Deterministic sampling of held-out prompts, with the same seeds every time.
+
+    Attributes:
+        prompts: prompt file.
+        num_prompts: how many of them.
+        num_steps: denoising steps of the ODE.
+        batch_size: samples per forward pass.
+        seed: of the initial noise; it does not follow the seed of the run, so that runs can be compared.
+    """
+
+    prompts: str
+    num_prompts: int = 128
+    num_steps: int = 10
+    batch_size: int = 32
+    seed: int = 1234
+    records: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.records = read_prompts(self.prompts)[: self.num_prompts]
+
+
+@dataclass
+class Components:
+    """Everything that the loop uses, under the name that it has in the config."""
+
+    generator: Generator
+    policy: Policy
+    reward: Reward
+    eval_rewards: dict[str, Reward]
+    structurer: PerceptualStructurer | None
+    loss: PolicyLoss
+    advantage: dict[str, Any]
+    rollout: RolloutOptions
+    batch: BatchPlan
+    evaluation: EvaluationOptions | None
+    ema: TrainableEMA | None
+
+    def to(self, device: torch.device | str) -> Components:
+        """Move what is frozen; the runner moves the policy."""
+        movable: Iterable[Any] = (self.generator, self.reward, *self.eval_rewards.values(), self.structurer)
+        for part in movable:
+            if part is not None:
+                part.to(device)
+        return self
+
+    @property
+    def judges(self) -> dict[str, Reward]:
+        """The trained reward and the evaluation-only ones, by name."""
+        return {'reward': self.reward, **self.eval_rewards}
+
+
+def build_components(cfg: Config) -> Components:
+    """Build from a config; cheap parts first, so that a mistake shows before weights are loaded.
+
+    Raises:
+        ConfigError: a section is missing, or something in it is wrong.
+    """
+    for section in ('generator', 'reward', 'loss', 'rollout', 'batch'):
+        if cfg.get(section) is None:
+            raise ConfigError(f'the config has no {section!r} section')
+    batch = _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size()})
+    rollout = dict(cfg.rollout)
+    for key in ('kernel', 'selector', 'num_steps'):
+        if key not in rollout:
+            raise ConfigError(f'config key rollout.{key} is missing')
+    rollout['kernel'] = KERNELS.build(rollout['kernel'], at='rollout.kernel')
+    rollout['selector'] = STEP_SELECTORS.build(rollout['selector'], at='rollout.selector')
+    options = _build(RolloutOptions, 'rollout', rollout)
+    options.selector(options.num_steps, seed=0, iteration=0)
+    evaluation = _build(EvaluationOptions, 'evaluation', dict(cfg.evaluation)) if cfg.get('evaluation') else None
+    read_prompts(cfg.train_dataloader.dataset.file)
+    loss = LOSSES.build(cfg.loss, at='loss')
+    if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
+        raise ConfigError(
+            "loss.mode='scalar' averages over positions before the ratio is taken, so a map would only scale whole "
+            "samples by its mean. Set structurer=None for GRPO, or loss.mode='position' for ViPO."
+        )
+    structurer = None
+    if cfg.get('structurer') is not None:
+        structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
+    reward = REWARDS.build(cfg.reward, at='reward')
+    extra = {name: REWARDS.build(c, at=f'eval_rewards.{name}') for name, c in (cfg.get('eval_rewards') or {}).items()}
+    generator = GENERATORS.build(cfg.generator, at='generator')
+    policy = Policy(generator)
+    return Components(
+        generator=generator,
+        policy=policy,
+        reward=reward,
+        eval_rewards=extra,
+        structurer=structurer,
+        loss=loss,
+        advantage=dict(cfg.get('advantage') or {}),
+        rollout=options,
+        batch=batch,
+        evaluation=evaluation,
+        ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
+    )
+
+
+def _build(cls: type, where: str, options: dict[str, Any]) -> Any:
+    check_options(cls, options, where)
+    return cls(**options)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Trainable and all parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes)

@@ -1,0 +1,55 @@
+"""An exponential moving average of the trained weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class TrainableEMA:
+    """Averages the parameters with ``requires_grad``; evaluation and export use the average.
+
+    Args:
+        module: whose parameters.
+        decay: weight of the old average at each update.
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.9) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f'ema.decay must be in [0, 1), got {decay}')
+        self.decay = decay
+        self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step of the average, after an optimiser step."""
+        for name, parameter in self._parameters.items():
+            average = self.average[name] = self.average[name].to(parameter.device)
+            average.lerp_(parameter, 1 - self.decay)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self) -> Iterator[None]:
+        """Within this context the module has the averaged weights."""
+        kept = {n: p.detach().clone() for n, p in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self.average[name])
+        try:
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.copy_(kept[name])
+
+    def load(self, average: dict[str, Tensor]) -> None:
+        """Take over a saved average.
+
+        Raises:
+            ValueError: its names are not the module's.
+        """
+        if average.keys() != self.average.keys():
+            raise ValueError('the saved EMA belongs to other parameters than those that this config trains')
+        self.average = {n: v.clone() for n, v in average.items()}

@@ -1,0 +1,179 @@
+"""The training loop on one page: prompts, rollout, pixels, rewards, advantages, map, update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vipo.advantages import group_advantages
+from vipo.diffusion.rollout import Trajectory, rollout
+from vipo.engine.batch import Samples
+from vipo.engine.parallel import gather, mean_over_ranks
+from vipo.engine.scoring import check_valid, score
+from vipo.engine.update import update
+from vipo.randomness import SampleNoise, derive_seed
+from vipo.registry import LOOPS
+from vipo.structurers.functional import entropy
+
+
+@LOOPS.register_module()
+class PolicyLoop(IterBasedTrainLoop):
+    """One iteration is one round of the policy: sample, judge, and learn from the judgement.
+
+    Hooks may implement ``after_rollout``, ``after_reward`` and ``after_update``, each called with ``samples=``,
+    beside MMEngine's own points.
+
+    Args:
+        max_iters: policy iterations.
+        max_invalid_fraction: a rollout in which more than this share of the rewards is invalid stops the run.
+        ratio_tolerance: bound on max |ratio - 1| before the first update of a rollout, see :mod:`vipo.engine.update`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_iters: int,
+        max_invalid_fraction: float = 0.5,
+        ratio_tolerance: float = 1e-6,
+    ) -> None:
+        super().__init__(runner, dataloader, max_iters, val_interval=max_iters + 1)
+        self.components = runner.components
+        self.clock = runner.clock
+        self.max_invalid_fraction = max_invalid_fraction
+        self.ratio_tolerance = ratio_tolerance
+
+    def run_iter(self, data_batch: dict[str, list]) -> None:
+        """One policy iteration."""
+        runner = self.runner
+        runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
+        self.clock.start_iteration(f'iteration {self._iter + 1}/{self._max_iters}')
+        samples = self.prepare(data_batch)
+        self.rollout(samples)
+        self.decode(samples)
+        runner.call_hook('after_rollout', samples=samples)
+        self.reward(samples)
+        runner.call_hook('after_reward', samples=samples)
+        self.allocate(samples)
+        logs = update(
+            runner.model, runner.optim_wrapper, samples, self.components, self.clock, tolerance=self.ratio_tolerance
+        )
+        runner.call_hook('after_update', samples=samples)
+        self.clock.stop_iteration()
+        logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
+        runner.call_hook(
+            'after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=mean_over_ranks(logs)
+        )
+        self._iter += 1
+
+    def prepare(self, data_batch: dict[str, list]) -> Samples:
+        """Repeat each prompt by the group size, encode it once, and fix every seed and the steps to train."""
+        c, seed = self.components, self.runner.seed
+        size = c.batch.group_size
+        with self.clock.phase('encode'):
+            conditioning = c.generator.encode(data_batch['prompt']).to(c.generator.device).repeat(size)
+        ids = [int(i) for i in data_batch['prompt_id']]
+        return Samples(
+            prompts=[p for p in data_batch['prompt'] for _ in range(size)],
+            metadata=[m for m in data_batch['metadata'] for _ in range(size)],
+            prompt_ids=torch.tensor(ids, dtype=torch.int64).repeat_interleave(size),
+            seeds=[derive_seed(seed, self._iter, i, k) for i in ids for k in range(size)],
+            conditioning=conditioning,
+            plan=c.rollout.selector(c.rollout.num_steps, seed, self._iter),
+        )
+
+    def rollout(self, samples: Samples) -> None:
+        """Sample every trajectory; keep the transitions of the trained steps."""
+        c = self.components
+        sigmas = c.generator.sigmas(c.rollout.num_steps)
+        parts = []
+        with self.clock.phase('rollout', c.batch.samples):
+            for piece in c.batch.slices(c.batch.micro_batch_size):
+                noise = SampleNoise(samples.seeds[piece], c.generator.latent_shape(), c.generator.device)
+                conditioning = samples.conditioning[piece]
+                parts.append(
+                    rollout(
+                        lambda x, sigma, cond=conditioning: self.runner.model(x, sigma, cond),
+                        self.initial_noise(samples, piece, noise),
+                        sigmas,
+                        c.rollout.kernel,
+                        samples.plan,
+                        noise,
+                    )
+                )
+                self.clock.advance(c.batch.micro_batch_size)
+        samples.trajectory = Trajectory(
+            latents=torch.cat([p.latents for p in parts]),
+            steps=samples.plan.trained,
+            states=torch.cat([p.states for p in parts], dim=1),
+            next_states=torch.cat([p.next_states for p in parts], dim=1),
+            log_prob=torch.cat([p.log_prob for p in parts], dim=1),
+        )
+
+    def initial_noise(self, samples: Samples, piece: slice, noise: SampleNoise) -> Tensor:
+        """Each sample's own start, or one for the whole group."""
+        c = self.components
+        if not c.rollout.share_initial_noise:
+            return noise('initial')
+        seeds = [derive_seed(self.runner.seed, self._iter, i) for i in samples.prompt_ids[piece].tolist()]
+        return SampleNoise(seeds, noise.shape, noise.device)('initial')
+
+    def decode(self, samples: Samples) -> None:
+        """Latents to pixels."""
+        c = self.components
+        with self.clock.phase('decode', c.batch.samples):
+            parts = []
+            for piece in c.batch.slices(c.batch.micro_batch_size):
+                parts.append(c.generator.decode(samples.trajectory.latents[piece]))
+                self.clock.advance(c.batch.micro_batch_size)
+            samples.pixels = torch.cat(parts)
+
+    def reward(self, samples: Samples) -> None:
+        """Judge the pixels, and compare each sample with its group, wherever the group's samples are."""
+        c = self.components
+        with self.clock.phase('reward'):
+            samples.reward = score(c.reward, 'reward', samples.pixels, samples.prompts, samples.metadata)
+            check_valid(samples.reward, self.max_invalid_fraction)
+            rewards, valid = gather(samples.reward.scores.cpu()), gather(samples.reward.valid.cpu())
+            advantages = group_advantages(rewards, gather(samples.prompt_ids), valid, **c.advantage)
+            mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
+            samples.advantage = advantages[mine].to(samples.trajectory.log_prob.device)
+
+    def allocate(self, samples: Samples) -> None:
+        """Say where in space and time each sample's advantage goes."""
+        c = self.components
+        if c.structurer is None:
+            return
+        with self.clock.phase('map', c.batch.samples):
+            grid = tuple(samples.trajectory.latents.shape[2:])
+            parts = []
+            for piece in c.batch.slices(c.batch.micro_batch_size):
+                parts.append(c.structurer(samples.pixels[piece], grid))
+                self.clock.advance(c.batch.micro_batch_size)
+            samples.allocation = torch.cat(parts)
+
+    def describe(self, samples: Samples) -> dict[str, float]:
+        """What is logged of the samples."""
+        output = samples.reward
+        kept = output.scores[output.valid]
+        logs = {
+            'reward': kept.mean(),
+            'reward_std': kept.std(correction=0),
+            'reward_invalid': (~output.valid).float().mean(),
+            **{f'reward/{k}': v[output.valid.to(v.device)].mean() for k, v in output.parts.items()},
+        }
+        if samples.allocation is not None:
+            flat = samples.allocation.flatten(1)
+            top = flat.topk(max(1, flat.shape[1] // 10), dim=1).values.sum(1) / flat.sum(1)
+            logs |= {
+                'map/mean': flat.mean(),
+                'map/entropy': entropy(flat).mean(),
+                'map/top_decile_mass': top.mean(),
+                'map/constant': float(self.components.structurer.constant_maps),
+            }
+        return {k: float(v) for k, v in logs.items()}

@@ -1,0 +1,63 @@
+"""The module that MMEngine trains: a denoiser, and nothing else of the generator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from vipo.generators.base import Conditioning, Generator
+
+
+class Policy(BaseModel):
+    """Shows a generator's denoiser to the runner, so that only it is wrapped, broadcast, optimised and saved.
+
+    The state dict holds the trainable parameters alone: megabytes for a LoRA on a model of gigabytes.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.denoiser: nn.Module = generator.denoiser
+        # Behind a tuple, so that the autoencoder and the text encoders stay out of the module tree.
+        self._hidden = (generator,)
+        self._register_state_dict_hook(_keep_trainable)
+        self.register_load_state_dict_post_hook(_require_trainable)
+
+    @property
+    def generator(self) -> Generator:
+        """The adapter around the denoiser."""
+        return self._hidden[0]
+
+    def forward(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
+        """Velocity, see :meth:`vipo.generators.base.Generator.velocity`."""
+        return self.generator.velocity(latents, sigma, conditioning)
+
+    def init_weights(self) -> None:
+        """Nothing: the generator was loaded with its weights."""
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        raise NotImplementedError('the policy loop owns the update; see vipo/engine/loop.py')
+
+
+def trainable_names(module: nn.Module) -> set[str]:
+    """Names of the parameters with ``requires_grad``."""
+    return {n for n, p in module.named_parameters() if p.requires_grad}
+
+
+def _keep_trainable(module: nn.Module, state: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
+    names = {prefix + n for n in trainable_names(module)}
+    for key in [k for k in state if k not in names]:
+        del state[key]
+
+
+def _require_trainable(module: nn.Module, incompatible: Any) -> None:
+    missing = sorted(trainable_names(module) & set(incompatible.missing_keys))
+    if missing or incompatible.unexpected_keys:
+        raise ValueError(
+            f'the checkpoint does not belong to this config: {len(missing)} trainable tensors are missing from it '
+            f'(such as {missing[:2]}) and {len(incompatible.unexpected_keys)} are unknown '
+            f'(such as {list(incompatible.unexpected_keys)[:2]}). LoRA rank, targets, full or LoRA training and the '
+            'model must be those it was saved with.'
+        )
+    incompatible.missing_keys.clear()

@@ -1,0 +1,150 @@
+"""From a config to a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_world_size, init_dist, is_distributed, is_main_process
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import distributed
+
+from vipo.engine.checkpoint import find_latest
+from vipo.engine.clock import PhaseClock
+from vipo.engine.components import Components, build_components, count_parameters
+from vipo.engine.quiet import quiet_third_parties
+from vipo.registry import RUNNERS, ConfigError
+from vipo.registry.build import closest
+
+#: Every key that a config may have at the top level.
+KNOWN_KEYS = frozenset(
+    'generator reward eval_rewards structurer loss advantage rollout batch evaluation ema train_dataloader train_cfg '
+    'optim_wrapper param_scheduler default_hooks custom_hooks visualizer vis_backends log_processor log_level '
+    'env_cfg launcher load_from resume randomness work_dir default_scope custom_imports experiment_name '
+    'model_wrapper_cfg seed'.split()
+)
+
+
+@RUNNERS.register_module()
+class PolicyRunner(Runner):
+    """MMEngine's runner, with the components of the run and its clock beside the model."""
+
+    def __init__(self, components: Components, **options: Any) -> None:
+        self.components = components
+        self.clock = PhaseClock(enabled=is_main_process())
+        super().__init__(model=components.policy, **options)
+        _console_level(self.logger, logging.INFO)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """While MMEngine sets itself up, its pages about the environment and the hooks go to the log file alone."""
+        logger = super().build_logger(*args, **kwargs)
+        _console_level(logger, logging.WARNING)
+        return logger
+
+    def load_or_resume(self) -> None:
+        """Resume from the newest complete checkpoint where ``resume`` is set without a path."""
+        if self._resume and self._load_from is None:
+            self._load_from = find_latest(self.work_dir)
+            if self._load_from is None:
+                self.logger.info(f'nothing to resume in {self.work_dir}: starting from the beginning')
+                self._resume = False
+        super().load_or_resume()
+
+
+def _console_level(logger: logging.Logger, level: int) -> None:
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(level if is_main_process() else logging.ERROR)
+
+
+def unknown_keys(cfg: Config) -> list[str]:
+    """A warning for every top-level key that nothing reads, with the nearest known one."""
+    return [
+        f'config key {key!r} is not known and has no effect.{closest(key, KNOWN_KEYS)}'
+        for key in cfg
+        if key not in KNOWN_KEYS and not key.startswith('_')
+    ]
+
+
+def build_runner(cfg: Config) -> PolicyRunner:
+    """Build every component, then the runner around them.
+
+    Raises:
+        ConfigError: the config is wrong; raised before the first weights are loaded wherever that can be known.
+    """
+    _init_distributed(cfg)
+    init_default_scope('vipo')
+    quiet_third_parties()
+    if is_main_process():
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+    components = build_components(cfg)
+    dataloader = dict(cfg.train_dataloader)
+    dataloader.setdefault('batch_size', components.batch.prompts_per_iteration // get_world_size())
+    dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': 0})
+    runner = PolicyRunner(
+        components,
+        work_dir=cfg.work_dir,
+        train_dataloader=dataloader,
+        train_cfg=cfg.train_cfg,
+        optim_wrapper=cfg.optim_wrapper,
+        param_scheduler=cfg.get('param_scheduler'),
+        default_hooks=cfg.get('default_hooks'),
+        custom_hooks=cfg.get('custom_hooks'),
+        visualizer=cfg.get('visualizer'),
+        log_processor=cfg.get('log_processor', {'type': 'PolicyLogProcessor', 'by_epoch': False}),
+        log_level=cfg.get('log_level', 'INFO'),
+        env_cfg=cfg.get('env_cfg', {'dist_cfg': {'backend': 'nccl'}}),
+        launcher=cfg.get('launcher', 'none'),
+        load_from=cfg.get('load_from'),
+        resume=cfg.get('resume', False),
+        randomness=cfg.get('randomness', {'seed': 0}),
+        experiment_name=cfg.get('experiment_name'),
+        default_scope='vipo',
+        cfg=cfg,
+    )
+    components.to(get_device())
+    return runner
+
+
+def _init_distributed(cfg: Config) -> None:
+    """Start the process group; on a machine without a GPU with gloo, before MMEngine would ask for CUDA."""
+    launcher = cfg.get('launcher', 'none')
+    if launcher == 'none' or is_distributed():
+        return
+    if torch.cuda.is_available():
+        init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
+        return
+    missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher} needs the environment variables {missing}; start through tools/dist_train.sh'
+        )
+    distributed.init_process_group('gloo')
+
+
+def describe(runner: PolicyRunner) -> str:
+    """What is about to run, in a few lines."""
+    c = runner.components
+    trainable, total = count_parameters(c.policy)
+    structurer = 'none'
+    if c.structurer is not None:
+        structurer = f'{type(c.structurer.backbone).__name__} + {type(c.structurer.allocator).__name__}'
+    return '\n'.join(
+        [
+            '',
+            f'  generator   {type(c.generator).__name__}, {trainable:,} of {total:,} parameters trained',
+            f'  reward      {type(c.reward).__name__}; evaluated only: {", ".join(c.eval_rewards) or "none"}',
+            f'  map         {structurer}',
+            f'  loss        {type(c.loss).__name__}, mode {c.loss.mode}',
+            f'  rollout     {c.rollout.num_steps} steps, {type(c.rollout.kernel).__name__} eta {c.rollout.kernel.eta}',
+            f'  batch       {c.batch.describe()}',
+            f'  work dir    {runner.work_dir}',
+        ]
+    )

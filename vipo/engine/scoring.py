@@ -1,0 +1,64 @@
+"""Calls rewards, and makes their failures speak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from vipo.rewards.base import Reward, RewardOutput
+
+
+class RewardFailure(RuntimeError):
+    """A reward raised. The message names the sample, the prompt and the reward."""
+
+
+def score(
+    reward: Reward, name: str, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+) -> RewardOutput:
+    """Score a batch.
+
+    Raises:
+        RewardFailure: the reward raised; the samples are then tried one by one to find the culprit.
+        ValueError: the reward returned something else than one score per sample.
+    """
+    try:
+        output = reward(pixels, prompts, metadata)
+    except Exception as error:
+        index, cause = _culprit(reward, pixels, prompts, metadata)
+        which = (
+            f'sample {index}, prompt {prompts[index]!r}'
+            if index is not None
+            else f'a batch of {len(prompts)} samples (none of them fails alone), first prompt {prompts[0]!r}'
+        )
+        raise RewardFailure(
+            f'{name} ({type(reward).__name__}) failed on {which}: {type(cause or error).__name__}: {cause or error}'
+        ) from error
+    if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
+        shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
+        raise ValueError(f'{name} ({type(reward).__name__}) must return RewardOutput with {len(prompts)} scores, got {shape}')
+    return output
+
+
+def _culprit(reward: Reward, pixels: Tensor, prompts: Sequence[str], metadata: Any) -> tuple[int | None, Exception | None]:
+    for i, prompt in enumerate(prompts):
+        try:
+            reward(pixels[i : i + 1], [prompt], None if metadata is None else metadata[i : i + 1])
+        except Exception as error:
+            return i, error
+    return None, None
+
+
+def check_valid(output: RewardOutput, limit: float) -> None:
+    """Stop a run whose rewards are mostly invalid.
+
+    Raises:
+        RuntimeError: more than the share ``limit`` is invalid.
+    """
+    share = (~output.valid).float().mean().item()
+    if share > limit:
+        raise RuntimeError(
+            f'{share:.0%} of the rewards of this rollout are invalid (NaN or refused by the reward); more than '
+            f'train_cfg.max_invalid_fraction={limit:g} stops the run. Look at the pictures and at the reward.'
+        )

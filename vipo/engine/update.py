@@ -1,0 +1,150 @@
+"""The update: replay the kept transitions, weigh them, step the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from vipo.diffusion.rollout import Trajectory, replay
+from vipo.engine.batch import Samples
+from vipo.engine.clock import PhaseClock
+from vipo.losses.kl import KLInput
+
+if TYPE_CHECKING:
+    from vipo.engine.components import Components
+
+
+def update(
+    model: nn.Module,
+    optim: OptimWrapper,
+    samples: Samples,
+    components: Components,
+    clock: PhaseClock,
+    tolerance: float,
+) -> dict[str, float]:
+    """All optimiser steps of one rollout; the backward pass runs per trained step, so no graph outlives a step.
+
+    Before the first optimiser step the policy is still the one that sampled, so every ratio must be 1: anything else
+    means that rollout and replay do not compute the same thing, and a clipped objective would train on the difference.
+
+    Raises:
+        RuntimeError: the first ratios differ from 1 by more than ``tolerance``, or a gradient is not finite.
+    """
+    batch = components.batch
+    old = samples.trajectory.log_prob
+    if batch.replay_size != batch.micro_batch_size:
+        old = _recompute(model, samples, components, clock)
+    pieces = batch.slices(batch.replay_size)
+    share = len(pieces) // batch.updates_per_iteration
+    steps = range(len(samples.trajectory.steps))
+    records: list[dict[str, Tensor]] = []
+    first_deviation = 0.0
+    with clock.phase('update', batch.samples * len(steps)):
+        for number in range(batch.updates_per_iteration):
+            chosen = pieces[number * share : (number + 1) * share]
+            for piece in chosen:
+                for k in steps:
+                    final = piece is chosen[-1] and k == steps[-1]
+                    with _synchronised(model, final):
+                        loss, logs = _loss(model, samples, components, piece, k, old[k, piece])
+                        optim.backward(loss / (len(chosen) * len(steps)))
+                    records.append(logs)
+                    clock.advance(batch.replay_size)
+            if number == 0:
+                first_deviation = max(r['ratio_deviation'].item() for r in records)
+                _check_first_ratio(first_deviation, tolerance)
+            _check_gradients(model)
+            optim.step()
+            optim.zero_grad()
+    names = records[0].keys()
+    logs = {name: torch.stack([r[name] for r in records]) for name in names}
+    means = {name: values.mean().item() for name, values in logs.items()}
+    means['ratio_deviation'] = logs['ratio_deviation'].max().item()
+    means['first_ratio_deviation'] = first_deviation
+    return means
+
+
+def _velocity(model: nn.Module, samples: Samples, piece: slice) -> Callable[[Tensor, float], Tensor]:
+    conditioning = samples.conditioning[piece]
+    return lambda x, sigma: model(x, sigma, conditioning)
+
+
+def _slice(trajectory: Trajectory, piece: slice) -> Trajectory:
+    return Trajectory(
+        trajectory.latents[piece],
+        trajectory.steps,
+        trajectory.states[:, piece],
+        trajectory.next_states[:, piece],
+        trajectory.log_prob[:, piece],
+    )
+
+
+def _loss(
+    model: nn.Module, samples: Samples, c: Components, piece: slice, k: int, old: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    sigmas = c.generator.sigmas(c.rollout.num_steps)
+    trajectory = _slice(samples.trajectory, piece)
+    seen: list[Tensor] = []
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        seen.append(_velocity(model, samples, piece)(x, sigma))
+        return seen[-1]
+
+    transition = replay(velocity, trajectory, k, sigmas, c.rollout.kernel)
+    kl_input = None
+    if c.loss.needs_reference:
+        with torch.no_grad(), c.generator.reference():
+            reference = replay(velocity, trajectory, k, sigmas, c.rollout.kernel)
+        i = trajectory.steps[k]
+        kl_input = KLInput(transition, reference, seen[0], seen[1], (sigmas[i + 1] - sigmas[i]).item())
+    allocation = None if samples.allocation is None else samples.allocation[piece]
+    return c.loss(transition.log_prob, old, samples.advantage[piece], allocation, kl_input)
+
+
+@torch.no_grad()
+def _recompute(model: nn.Module, samples: Samples, c: Components, clock: PhaseClock) -> Tensor:
+    """Old log-probs at the replay's geometry, before anything has been updated."""
+    sigmas = c.generator.sigmas(c.rollout.num_steps)
+    steps = range(len(samples.trajectory.steps))
+    with clock.phase('old log-probs', c.batch.samples * len(steps)):
+        parts = []
+        for piece in c.batch.slices(c.batch.replay_size):
+            trajectory = _slice(samples.trajectory, piece)
+            velocity = _velocity(model, samples, piece)
+            parts.append(
+                torch.stack([replay(velocity, trajectory, k, sigmas, c.rollout.kernel).log_prob for k in steps])
+            )
+            clock.advance(c.batch.replay_size * len(steps))
+    return torch.cat(parts, dim=1)
+
+
+def _check_first_ratio(deviation: float, tolerance: float) -> None:
+    if deviation <= tolerance:
+        return
+    raise RuntimeError(
+        f'before any update max |ratio - 1| is {deviation:.3g}, but the policy that is replayed is the one that '
+        f'sampled, so it must be 0 (train_cfg.ratio_tolerance={tolerance:g}). The replay does not compute what the '
+        'rollout computed: its batch geometry, dtype or guidance differs, a module is in train mode (dropout), or a '
+        'hook changed samples.conditioning or samples.trajectory. If the replay needs another micro-batch, set '
+        'batch.replay_micro_batch_size, which recomputes the old log-probs.'
+    )
+
+
+def _check_gradients(model: nn.Module) -> None:
+    """Stop before a bad gradient reaches the weights; nothing that was saved is touched."""
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    if bad:
+        raise RuntimeError(
+            f'{len(bad)} gradients are not finite (such as {bad[0]}); the optimiser step was not taken. Lower the '
+            'learning rate or rollout.kernel.eta, or look at the rewards and maps of this iteration.'
+        )
+
+
+def _synchronised(model: nn.Module, final: bool):
+    """DDP averages gradients over ranks on the last backward pass of an optimiser step only."""
+    return nullcontext() if final or not hasattr(model, 'no_sync') else model.no_sync()

@@ -1,0 +1,95 @@
+"""The contract of a generator: prompts -> conditioning -> velocities -> pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Conditioning:
+    """Encoded prompts: named tensors whose first axis is the batch."""
+
+    tensors: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
+        return Conditioning({k: v[index] for k, v in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """Move every tensor."""
+        return Conditioning({k: v.to(device) for k, v in self.tensors.items()})
+
+    def repeat(self, count: int) -> Conditioning:
+        """Each prompt ``count`` times, copies beside each other."""
+        return Conditioning({k: v.repeat_interleave(count, 0) for k, v in self.tensors.items()})
+
+
+class Generator(ABC):
+    """One model family behind one latent layout, ``(B, C, T, H, W)`` float32.
+
+    Convention: ``x_sigma = (1 - sigma) x0 + sigma noise``, velocity ``v = noise - x0``.
+    Only :attr:`denoiser` holds what is trained; everything else stays outside the runner's module tree.
+    """
+
+    #: The network that predicts velocities and carries the trainable parameters.
+    denoiser: nn.Module
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the denoiser computes."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Generator:
+        """Move every part of the pipeline."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts (and what guidance needs), without gradients."""
+
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """``(C, T, H, W)`` of one sample at the configured resolution."""
+
+    @abstractmethod
+    def sigmas(self, num_steps: int) -> Tensor:
+        """The family's sigma schedule, ``(num_steps + 1,)``."""
+
+    @abstractmethod
+    def velocity(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
+        """Predicted velocity, guidance included; the same code in rollout and replay.
+
+        Args:
+            latents: ``(B, C, T, H, W)``.
+            sigma: noise level shared by the batch.
+            conditioning: of length B.
+
+        Returns:
+            ``(B, C, T, H, W)`` float32.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels ``(B, 3, F, Y, X)`` in [0, 1], without gradients."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what was trained in the layout that plain diffusers loads."""
+
+    @contextmanager
+    @abstractmethod
+    def reference(self) -> Iterator[None]:
+        """Within this context :meth:`velocity` is that of the model before training."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters with ``requires_grad``."""
+        return [p for p in self.denoiser.parameters() if p.requires_grad]

@@ -1,0 +1,103 @@
+"""What is trained in a denoiser: LoRA adapters or all weights, and the reference policy that belongs to each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Trainable:
+    """Makes a diffusers transformer trainable and knows the way back to the reference policy.
+
+    Args:
+        denoiser: the model, changed in place.
+        lora: options ``rank``, ``alpha`` (default: the rank), ``targets`` (name endings of linear layers) and
+            ``seed``; None trains all weights.
+        default_targets: the family's targets.
+        keep_reference: keep a frozen copy for full training. LoRA needs none: its reference is the adapters off.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        lora: dict[str, Any] | None,
+        default_targets: Sequence[str],
+        keep_reference: bool = False,
+    ) -> None:
+        self.denoiser = denoiser
+        self.lora = lora is not None
+        self._frozen: nn.Module | None = None
+        if lora is None:
+            denoiser.requires_grad_(True)
+            if keep_reference:
+                self._frozen = copy.deepcopy(denoiser).requires_grad_(False)
+        else:
+            denoiser.requires_grad_(False)
+            add_lora(denoiser, default_targets=default_targets, **lora)
+
+    @contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """Yields the denoiser as it was before training.
+
+        Raises:
+            ValueError: all weights are trained and no copy was kept.
+        """
+        if self.lora:
+            self.denoiser.disable_adapters()
+            try:
+                yield self.denoiser
+            finally:
+                self.denoiser.enable_adapters()
+        elif self._frozen is None:
+            raise ValueError(
+                'the reference policy of full training is a frozen copy, and none was kept: set '
+                'generator.keep_reference=True (it costs the memory of one more denoiser), or train with LoRA'
+            )
+        else:
+            yield self._frozen
+
+
+def add_lora(
+    denoiser: nn.Module,
+    rank: int = 32,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    seed: int = 0,
+    default_targets: Sequence[str] = (),
+) -> list[str]:
+    """Attach LoRA adapters in float32 and freeze the rest.
+
+    The initial weights depend on ``seed`` alone, so every rank starts from the same adapters.
+
+    Returns:
+        The names of the adapted layers.
+
+    Raises:
+        ValueError: a target that matches no linear layer.
+    """
+    from peft import LoraConfig
+
+    targets = list(targets if targets is not None else default_targets)
+    linear = [n for n, m in denoiser.named_modules() if isinstance(m, nn.Linear)]
+    for target in targets:
+        if not any(n == target or n.endswith('.' + target) for n in linear):
+            endings = sorted({'.'.join(n.split('.')[-2:]) for n in linear})
+            raise ValueError(
+                f'generator.lora.targets: {target!r} matches no linear layer of {type(denoiser).__name__}. '
+                f'Layer names end in: {", ".join(endings)}'
+            )
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha if alpha is not None else rank, target_modules=targets, init_lora_weights='gaussian'
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser.add_adapter(config)
+    for parameter in denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return [n for n in linear if any(n == t or n.endswith('.' + t) for t in targets)]

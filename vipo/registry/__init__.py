@@ -1,0 +1,74 @@
+"""The registries: every noun of the framework that a config file can name.
+
+MMEngine imports this module for the scope ``vipo``, so it stays cheap: components are imported when one is first
+asked for. The noun registries are roots, because MMEngine admits one child per parent and scope; the others are
+children of MMEngine's own, so that ``type='CheckpointHook'`` keeps working beside ours.
+"""
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+
+from vipo.registry.build import ConfigError, build_component
+
+GENERATORS = Registry('generator', build_func=build_component, scope='vipo', locations=['vipo.generators'])
+KERNELS = Registry('kernel', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
+STEP_SELECTORS = Registry(
+    'step selector', build_func=build_component, scope='vipo', locations=['vipo.diffusion']
+)
+REWARDS = Registry('reward', build_func=build_component, scope='vipo', locations=['vipo.rewards', 'vipo.scenes.judge'])
+BACKBONES = Registry('backbone', build_func=build_component, scope='vipo', locations=['vipo.structurers.backbones'])
+ALLOCATORS = Registry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
+STRUCTURERS = Registry('structurer', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
+LOSSES = Registry('loss', build_func=build_component, scope='vipo', locations=['vipo.losses'])
+
+
+def _child(name: str, *locations: str) -> Registry:
+    """A child of MMEngine's registry of that name: whatever is not ours is found there."""
+    parent = getattr(mmengine_registry, name)
+    return Registry(parent.name, parent=parent, scope='vipo', locations=list(locations))
+
+
+LOOPS = _child('LOOPS', 'vipo.engine')
+HOOKS = _child('HOOKS', 'vipo.engine')
+LOG_PROCESSORS = _child('LOG_PROCESSORS', 'vipo.engine')
+RUNNERS = _child('RUNNERS', 'vipo.engine')
+DATASETS = _child('DATASETS', 'vipo.datasets')
+# Nothing of ours yet; without a child, MMEngine would warn at every build.
+MODELS = _child('MODELS')
+DATA_SAMPLERS = _child('DATA_SAMPLERS')
+OPTIMIZERS = _child('OPTIMIZERS')
+OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS')
+OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS')
+PARAM_SCHEDULERS = _child('PARAM_SCHEDULERS')
+VISUALIZERS = _child('VISUALIZERS')
+VISBACKENDS = _child('VISBACKENDS')
+
+#: The roots, by name: what ``tools/list_components.py`` prints.
+ROOTS = {r.name: r for r in (GENERATORS, KERNELS, STEP_SELECTORS, REWARDS, BACKBONES, ALLOCATORS, STRUCTURERS, LOSSES)}
+
+__all__ = [
+    'ALLOCATORS',
+    'BACKBONES',
+    'DATASETS',
+    'DATA_SAMPLERS',
+    'GENERATORS',
+    'HOOKS',
+    'KERNELS',
+    'LOG_PROCESSORS',
+    'LOOPS',
+    'LOSSES',
+    'MODELS',
+    'OPTIMIZERS',
+    'OPTIM_WRAPPERS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'PARAM_SCHEDULERS',
+    'REWARDS',
+    'ROOTS',
+    'RUNNERS',
+    'STEP_SELECTORS',
+    'STRUCTURERS',
+    'VISBACKENDS',
+    'VISUALIZERS',
+    'ConfigError',
+    'build_component',
+]

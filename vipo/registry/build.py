@@ -1,0 +1,110 @@
+"""Builds a component from its config, and says what to do when the config is wrong."""
+
+from __future__ import annotations
+
+import contextvars
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+_PATH: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar('vipo_config_path', default=())
+
+
+class ConfigError(ValueError):
+    """The config asks for something that cannot be built. The message names the config key and the way out."""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """``' Did you mean A or B?'`` for near misses (case does not matter), or an empty string."""
+    by_lower = {k.lower(): k for k in known}
+    hits = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
+    return f' Did you mean {" or ".join(repr(by_lower[h]) for h in hits)}?' if hits else ''
+
+
+def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, **extra: Any) -> Any:
+    """Build ``cfg`` (a dict with ``type``) with the class it names.
+
+    Args:
+        cfg: the config; an object that is no mapping is taken to be built already and returned as it is.
+        registry: where names are looked up. A class, or a dotted path to one, needs no registration.
+        at: the config key of this component, for error messages. Nested builds extend the path.
+        extra: arguments that the caller supplies beside the config.
+
+    Raises:
+        ConfigError: the type is unknown, the argument names do not fit, or a required one is missing.
+    """
+    if not isinstance(cfg, Mapping):
+        return cfg
+    token = _PATH.set((*_PATH.get(), at or registry.name))
+    try:
+        where = '.'.join(_PATH.get())
+        options = {**{k: v for k, v in cfg.items() if k not in ('type', '_scope_')}, **extra}
+        if 'type' not in cfg:
+            raise ConfigError(f'config key {where!r}: no "type" is given. {_known(registry)}')
+        target = _find(cfg['type'], registry, where)
+        check_options(target, options, where, args)
+        return target(*args, **options)
+    finally:
+        _PATH.reset(token)
+
+
+def _find(kind: Any, registry: Any, where: str) -> Callable[..., Any]:
+    if not isinstance(kind, str):
+        if not callable(kind):
+            raise ConfigError(f'config key {where!r}: "type" must be a name, a dotted path or a class, not {kind!r}')
+        return kind
+    registry.import_from_location()
+    name = kind.removeprefix(f'{registry.scope}.')
+    if name in registry.module_dict:
+        return registry.module_dict[name]
+    if '.' in kind:
+        return _import_dotted(kind, where)
+    raise ConfigError(
+        f'config key {where!r}: there is no {registry.name} named {kind!r}.{closest(kind, registry.module_dict)} '
+        f'{_known(registry)} A class of your own is registered with @{_constant(registry)}.register_module() in a '
+        "file that the config names in custom_imports=dict(imports=['your_module']), or is named by its dotted path "
+        "type='your_module.YourClass' with no registration at all."
+    )
+
+
+def _import_dotted(path: str, where: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.rpartition('.')
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'config key {where!r}: {path!r} cannot be imported: {error}. Is the file in the folder you start from '
+            'or on PYTHONPATH?'
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        public = [n for n in vars(module) if not n.startswith('_')]
+        raise ConfigError(
+            f'config key {where!r}: module {module_name!r} has no {attribute!r}.{closest(attribute, public)}'
+        ) from None
+
+
+def check_options(target: Callable[..., Any], options: Mapping[str, Any], where: str, args: tuple = ()) -> None:
+    """Raise :class:`ConfigError` with the signature where ``target(*args, **options)`` would not bind."""
+    signature = inspect.signature(target)
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        name = getattr(target, '__name__', str(target))
+        accepted = list(signature.parameters)
+        unknown = [k for k in options if k not in accepted]
+        hint = ''.join(closest(k, accepted) for k in unknown)
+        raise ConfigError(f'config key {where!r}: {error}.{hint} The signature is {name}{signature}') from error
+
+
+def _known(registry: Any) -> str:
+    registry.import_from_location()
+    return f'Known: {", ".join(sorted(registry.module_dict)) or "none"}.'
+
+
+def _constant(registry: Any) -> str:
+    name = registry.name.upper().replace(' ', '_')
+    return f'vipo.registry.{name}ES' if name.endswith('S') else f'vipo.registry.{name}S'

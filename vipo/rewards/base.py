@@ -1,0 +1,67 @@
+"""The contract of a reward: pixels and prompts in, one score per sample out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class RewardOutput:
+    """What a reward returns.
+
+    Attributes:
+        scores: ``(B,)`` float32.
+        parts: named components of the score, each ``(B,)``, for logging.
+        valid: ``(B,)`` bool; a sample whose score could not be had is masked out of its group. Non-finite scores
+            are marked invalid whatever the reward said.
+    """
+
+    scores: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.scores = self.scores.detach().float()
+        finite = self.scores.isfinite()
+        self.valid = finite if self.valid is None else self.valid.to(finite.device) & finite
+
+
+class Reward(ABC):
+    """A frozen judge of samples. Not part of the trained module tree."""
+
+    @abstractmethod
+    def __call__(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> RewardOutput:
+        """Score a batch.
+
+        Args:
+            pixels: ``(B, 3, F, Y, X)`` in [0, 1]; an image has F = 1.
+            prompts: B prompts.
+            metadata: B records from the prompt file, for rewards that need more than the prompt.
+        """
+
+    def to(self, device: torch.device | str) -> Reward:
+        """Move the weights, if there are any."""
+        return self
+
+
+def check_batch(pixels: Tensor, prompts: Sequence[str]) -> None:
+    """Refuse what is no batch of pictures and prompts.
+
+    Raises:
+        ValueError: the pixels are not ``(B, 3, F, Y, X)`` floats, or the counts differ.
+    """
+    if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise ValueError(
+            f'a reward takes float pixels (B, 3, F, Y, X) in [0, 1], got {tuple(pixels.shape)} {pixels.dtype}; an '
+            'image batch (B, 3, Y, X) becomes one by pixels[:, :, None]'
+        )
+    if len(prompts) != len(pixels):
+        raise ValueError(f'{len(pixels)} samples but {len(prompts)} prompts')

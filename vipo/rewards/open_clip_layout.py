@@ -1,0 +1,151 @@
+"""Loads a checkpoint in open_clip's layout (HPSv2, LAION CLIP) into transformers' ``CLIPModel``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: open_clip's ViT-H-14, which HPSv2 and HPSv2.1 fine-tune.
+VIT_H_14 = {
+    'embed_dim': 1024,
+    'vision_cfg': {'image_size': 224, 'layers': 32, 'width': 1280, 'head_width': 80, 'patch_size': 14},
+    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 1024, 'heads': 16, 'layers': 24},
+}
+_TOWERS = {
+    'visual.class_embedding': 'vision_model.embeddings.class_embedding',
+    'visual.positional_embedding': 'vision_model.embeddings.position_embedding.weight',
+    'visual.conv1.': 'vision_model.embeddings.patch_embedding.',
+    'visual.ln_pre.': 'vision_model.pre_layrnorm.',
+    'visual.ln_post.': 'vision_model.post_layernorm.',
+    'visual.transformer.resblocks.': 'vision_model.encoder.layers.',
+    'token_embedding.': 'text_model.embeddings.token_embedding.',
+    'positional_embedding': 'text_model.embeddings.position_embedding.weight',
+    'ln_final.': 'text_model.final_layer_norm.',
+    'transformer.resblocks.': 'text_model.encoder.layers.',
+    'logit_scale': 'logit_scale',
+}
+_BLOCK = {
+    '.ln_1.': '.layer_norm1.',
+    '.ln_2.': '.layer_norm2.',
+    '.attn.out_proj.': '.self_attn.out_proj.',
+    '.mlp.c_fc.': '.mlp.fc1.',
+    '.mlp.c_proj.': '.mlp.fc2.',
+}
+
+
+def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and reshape open_clip's keys to those of ``CLIPModel``.
+
+    Fused query-key-value projections are split in three, and the two output projections are transposed.
+
+    Raises:
+        ValueError: a key that no open_clip CLIP has.
+    """
+    out: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in ('visual.proj', 'text_projection'):
+            out['visual_projection.weight' if key == 'visual.proj' else 'text_projection.weight'] = value.T.contiguous()
+            continue
+        if key == 'attn_mask':  # a buffer that old checkpoints carry
+            continue
+        new = next((b + key.removeprefix(a) for a, b in _TOWERS.items() if key.startswith(a)), None)
+        if new is None:
+            raise ValueError(f'{key!r} is not a key of an open_clip CLIP checkpoint')
+        fused = re.fullmatch(r'(.*)\.attn\.in_proj_(weight|bias)', new)
+        if fused:
+            for name, part in zip('qkv', value.chunk(3), strict=True):
+                out[f'{fused[1]}.self_attn.{name}_proj.{fused[2]}'] = part.contiguous()
+            continue
+        for a, b in _BLOCK.items():
+            new = new.replace(a, b)
+        out[new] = value
+    return out
+
+
+def load_clip(checkpoint: Path, dtype: torch.dtype):
+    """Build ``CLIPModel`` from an open_clip checkpoint, with every key accounted for.
+
+    Args:
+        checkpoint: ``.safetensors``, or a ``.pt`` holding tensors alone, bare or under ``state_dict``. The model's
+            sizes are read from ``open_clip_config.json`` beside it and are those of ViT-H-14 where there is none.
+
+    Raises:
+        ValueError: the file cannot be read as tensors alone, or its keys or shapes are not the model's.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = VIT_H_14
+    description = checkpoint.parent / 'open_clip_config.json'
+    if description.exists():
+        sizes = json.loads(description.read_text())['model_cfg']
+    state = to_transformers(read_tensors(checkpoint))
+    config = CLIPConfig(**_clip_config(sizes))
+    with torch.device('meta'):
+        model = CLIPModel(config)
+    expected = {k: v.shape for k, v in model.state_dict().items() if not k.endswith('position_ids')}
+    problems = [f'missing {k}' for k in expected if k not in state]
+    problems += [f'unexpected {k}' for k in state if k not in expected]
+    problems += [
+        f'{k} has shape {tuple(state[k].shape)} instead of {tuple(s)}'
+        for k, s in expected.items()
+        if k in state and state[k].shape != s
+    ]
+    if problems:
+        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
+        raise ValueError(f'{checkpoint} does not fit the CLIP of its config: {shown}')
+    model = CLIPModel(config)
+    model.load_state_dict(state, strict=False)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file; code in it is never executed.
+
+    Raises:
+        ValueError: unreadable, truncated, or holding more than tensors.
+    """
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {error}). It is truncated or '
+            'damaged, or it holds more than tensors; download it again.'
+        ) from error
+    return content.get('state_dict', content)
+
+
+def _clip_config(sizes: dict[str, Any]) -> dict[str, Any]:
+    vision, text = sizes['vision_cfg'], sizes['text_cfg']
+    return {
+        'projection_dim': sizes['embed_dim'],
+        'vision_config': {
+            'hidden_size': vision['width'],
+            'intermediate_size': 4 * vision['width'],
+            'num_hidden_layers': vision['layers'],
+            'num_attention_heads': vision['width'] // vision.get('head_width', 64),
+            'image_size': vision['image_size'],
+            'patch_size': vision['patch_size'],
+            'hidden_act': 'gelu',
+        },
+        'text_config': {
+            'hidden_size': text['width'],
+            'intermediate_size': 4 * text['width'],
+            'num_hidden_layers': text['layers'],
+            'num_attention_heads': text['heads'],
+            'max_position_embeddings': text['context_length'],
+            'vocab_size': text['vocab_size'],
+            'hidden_act': 'gelu',
+            # open_clip pools at the largest id, which is the end token: the last of the vocabulary.
+            'eos_token_id': text['vocab_size'] - 1,
+            'bos_token_id': text['vocab_size'] - 2,
+        },
+    }

@@ -1,0 +1,106 @@
+"""The maths of allocation maps, batched: principal components, smoothing, scaling, alignment in space and time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """PCA of each item's tokens.
+
+    The sign of a principal axis is arbitrary; here the axis entry of largest magnitude is positive, as in scikit-learn.
+
+    Args:
+        tokens: ``(..., N, D)``.
+        count: K, at most ``min(N, D)``.
+
+    Returns:
+        Projections ``(..., N, K)``, axes ``(..., K, D)`` and explained variance ratios ``(..., K)``, in descending
+        order of variance. A constant item has ratios of 0.
+    """
+    n, d = tokens.shape[-2:]
+    if not 1 <= count <= min(n, d):
+        raise ValueError(f'cannot take {count} principal components of {n} patches with {d} features')
+    centred = tokens.double() - tokens.double().mean(-2, keepdim=True)
+    if d <= n:
+        values, vectors = torch.linalg.eigh(centred.mT @ centred)
+        axes = vectors[..., -count:].flip(-1).mT
+    else:
+        values, vectors = torch.linalg.eigh(centred @ centred.mT)
+        axes = F.normalize(vectors[..., -count:].flip(-1).mT @ centred, dim=-1)
+    largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))
+    axes = axes * torch.where(largest < 0, -1.0, 1.0)
+    total = centred.square().sum((-2, -1)).unsqueeze(-1)
+    ratio = torch.where(total > 0, values[..., -count:].flip(-1).clamp(min=0) / total, 0.0)
+    return (centred @ axes.mT).float(), axes.float(), ratio.float()
+
+
+def minmax(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Scale to [0, 1] over ``dims``; what is constant there, up to rounding, becomes 0."""
+    low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+    span = high - low
+    flat = span <= 1e-6 * torch.maximum(low.abs(), high.abs())
+    return torch.where(flat, 0.0, (x - low) / span.masked_fill(flat, 1.0))
+
+
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian on the last two axes, cut at 4 sigma, borders mirrored (``scipy.ndimage`` mode 'reflect')."""
+    if sigma == 0:
+        return x
+    rows = _blur_matrix(x.shape[-2], sigma).to(x)
+    columns = _blur_matrix(x.shape[-1], sigma).to(x)
+    return rows @ x @ columns.mT
+
+
+def _blur_matrix(size: int, sigma: float) -> Tensor:
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    source = (torch.arange(size)[:, None] + offsets) % (2 * size)
+    source = torch.where(source >= size, 2 * size - 1 - source, source)
+    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, source, kernel.expand(size, -1))
+
+
+def resize_to_grid(maps: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear with antialias: ``(B, F, h, w)`` -> ``(B, F, height, width)``."""
+    if maps.shape[-2:] == (height, width):
+        return maps
+    return F.interpolate(maps, size=(height, width), mode='bilinear', antialias=True, align_corners=False)
+
+
+def align_in_time(maps: Tensor, frames: int) -> Tensor:
+    """Pool pixel frames to the latent frames of a causal video autoencoder.
+
+    Latent frame 0 is pixel frame 0; with a time stride of r, latent frame k > 0 is the mean of pixel frames
+    ``r (k - 1) + 1 .. r k``.
+
+    Args:
+        maps: ``(B, F, h, w)``.
+        frames: latent frames T, with ``F = r (T - 1) + 1``.
+
+    Raises:
+        ValueError: no whole stride r fits.
+    """
+    count = maps.shape[1]
+    if count == frames:
+        return maps
+    stride, rest = divmod(count - 1, max(frames - 1, 1))
+    if frames == 1 or rest or stride < 1:
+        raise ValueError(
+            f'{count} pixel frames do not belong to {frames} latent frames of a causal autoencoder: '
+            'F must be r * (T - 1) + 1 for a whole number r'
+        )
+    later = maps[:, 1:].unflatten(1, (frames - 1, stride)).mean(2)
+    return torch.cat([maps[:, :1], later], dim=1)
+
+
+def entropy(maps: Tensor) -> Tensor:
+    """Entropy of each map taken as a distribution, divided by its maximum: 1 is uniform, 0 a single position."""
+    p = maps.flatten(1)
+    p = p / p.sum(1, keepdim=True)
+    return -torch.special.xlogy(p, p).sum(1) / math.log(p.shape[1])
