@@ -38,18 +38,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace):
     """The config file with the command line applied; explicit flags win over ``--cfg-options``."""
-    from mmengine.config import Config
+    from vipo.engine.config import override, read_config
 
-    from vipo.registry import ConfigError
-
-    if not Path(args.config).is_file():
-        raise ConfigError(f'config file {args.config!r} does not exist')
     sys.path.insert(0, str(Path(args.config).resolve().parent))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config)
+    override(cfg, args.cfg_options or {})
     if args.seed is not None:
-        cfg.merge_from_dict({'randomness.seed': args.seed})
+        override(cfg, {'randomness.seed': args.seed})
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.resume is not None:
@@ -59,7 +54,7 @@ def load_config(args: argparse.Namespace):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; a mistake of the user's ends in one clear line and exit code 2."""
+    """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3."""
     args = parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     # Third-party noise at import time that no user can act on.
@@ -70,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         cfg = load_config(args)
-        from vipo.engine.runner import build_runner, describe, unknown_keys
+        from vipo.engine.config import unknown_keys
+        from vipo.engine.runner import build_runner, describe
+        from vipo.engine.scoring import RunStopped
 
         for warning in unknown_keys(cfg):
             print(f'warning: {warning}', file=sys.stderr)
@@ -79,7 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runner.logger.info(describe(runner))
-    runner.train()
+    try:
+        runner.train()
+    except (RunStopped, ConfigError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 3
     return 0
 
 

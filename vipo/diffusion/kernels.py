@@ -15,7 +15,7 @@ CPS, coefficient-preserving sampling (arXiv 2509.05952), keeps the noise level o
     std = sigma_next sin(eta pi / 2)
     mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) x1_hat
 
-The step to ``sigma_next = 0`` is deterministic in every kernel: noise added there would stay in the picture that is
+with an angle that shrinks with the step by default, see :class:`CPSKernel` for the reason. The step to ``sigma_next = 0`` is deterministic in every kernel: noise added there would stay in the picture that is
 scored. ``eta = 0`` is the flow ODE.
 """
 
@@ -155,13 +155,31 @@ class FlowKernel(Kernel):
 
 @KERNELS.register_module()
 class CPSKernel(Kernel):
-    """Coefficient-preserving sampling; ``eta`` in [0, 1]."""
+    """Coefficient-preserving sampling.
 
-    def __init__(self, eta: float, reduction: str = 'sum') -> None:
+    The published angle ``eta pi / 2`` does not depend on the step size, so ever finer steps refresh the noise ever more
+    often. x0_hat and x1_hat are posterior means, not the true data and noise, and each refresh loses some of the spread
+    between them: for Gaussian data the sampled std tends to ``cos(eta pi / 4)`` times the data's. Here the angle is
+    ``eta pi / 2 * min(1, sqrt(|D| * reference_steps))``: the published one for a uniform schedule of
+    ``reference_steps`` steps or fewer, and the step of an SDE, which keeps the marginals, as steps get finer.
+
+    Args:
+        eta: in [0, 1].
+        reduction: see :class:`Kernel`.
+        reference_steps: 10 is what Flow-GRPO trains with; None is the published angle at every step.
+    """
+
+    def __init__(self, eta: float, reduction: str = 'sum', reference_steps: int | None = 10) -> None:
         super().__init__(eta, reduction)
         if eta > 1:
             raise ValueError(f'CPSKernel needs eta in [0, 1], got {eta}')
+        if reference_steps is not None and reference_steps < 1:
+            raise ValueError(f'reference_steps must be at least 1 or None, got {reference_steps}')
+        self.reference_steps = reference_steps
 
     def moments(self, x: Tensor, v: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, float]:
-        std = sigma_next * math.sin(self.eta * math.pi / 2)
+        angle = self.eta * math.pi / 2
+        if self.reference_steps is not None:
+            angle *= min(1.0, math.sqrt((sigma - sigma_next) * self.reference_steps))
+        std = sigma_next * math.sin(angle)
         return _preserving(x, v, sigma, sigma_next, std), std

@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
-from vipo.registry import HOOKS
+from vipo.registry import HOOKS, ConfigError
 
 _PLAIN = (int, float, str, bool, list)
 
@@ -21,15 +21,15 @@ def load_tensors_only(filename: str, map_location: Any = None, logger: Any = Non
     """MMEngine's loader of local files, with ``weights_only=True`` on every version of it.
 
     Raises:
-        ValueError: missing, damaged, or holding more than tensors and plain values.
+        ConfigError: missing, damaged, or holding more than tensors and plain values.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
-        raise ValueError(f'checkpoint {filename!r} does not exist')
+        raise ConfigError(f'checkpoint {filename!r} does not exist')
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise ValueError(
+        raise ConfigError(
             f'checkpoint {filename!r} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or it holds '
             'more than tensors and plain values, which is never executed here.'
         ) from error
@@ -89,7 +89,7 @@ class PolicyCheckpointHook(Hook):
         if ema is None:
             return
         if 'ema' not in checkpoint:
-            raise ValueError('the config has an EMA and the checkpoint has none; set ema=None to go on without')
+            raise ConfigError('the config has an EMA and the checkpoint has none; set ema=None to go on without')
         ema.load(checkpoint['ema'])
 
     def before_train(self, runner: Runner) -> None:

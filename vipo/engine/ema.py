@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vipo.registry import ConfigError
+
 
 class TrainableEMA:
     """Averages the parameters with ``requires_grad``; evaluation and export use the average.
@@ -48,8 +50,12 @@ class TrainableEMA:
         """Take over a saved average.
 
         Raises:
-            ValueError: its names are not the module's.
+            ConfigError: its names or shapes are not the module's.
         """
-        if average.keys() != self.average.keys():
-            raise ValueError('the saved EMA belongs to other parameters than those that this config trains')
+        shapes = {n: v.shape for n, v in average.items()}
+        if shapes != {n: v.shape for n, v in self.average.items()}:
+            raise ConfigError(
+                'the checkpoint does not belong to this config: its averaged weights are of other parameters. LoRA '
+                'rank, targets, full or LoRA training and the model must be those it was saved with.'
+            )
         self.average = {n: v.clone() for n, v in average.items()}

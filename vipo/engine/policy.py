@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from vipo.generators.base import Conditioning, Generator
+from vipo.registry import ConfigError
 
 
 class Policy(BaseModel):
@@ -54,7 +55,7 @@ def _keep_trainable(module: nn.Module, state: dict[str, Tensor], prefix: str, lo
 def _require_trainable(module: nn.Module, incompatible: Any) -> None:
     missing = sorted(trainable_names(module) & set(incompatible.missing_keys))
     if missing or incompatible.unexpected_keys:
-        raise ValueError(
+        raise ConfigError(
             f'the checkpoint does not belong to this config: {len(missing)} trainable tensors are missing from it '
             f'(such as {missing[:2]}) and {len(incompatible.unexpected_keys)} are unknown '
             f'(such as {list(incompatible.unexpected_keys)[:2]}). LoRA rank, targets, full or LoRA training and the '

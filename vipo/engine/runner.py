@@ -19,17 +19,8 @@ from torch import distributed
 from vipo.engine.checkpoint import find_latest
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, count_parameters
-from vipo.engine.quiet import quiet_third_parties
+from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.registry import RUNNERS, ConfigError
-from vipo.registry.build import closest
-
-#: Every key that a config may have at the top level.
-KNOWN_KEYS = frozenset(
-    'generator reward eval_rewards structurer loss advantage rollout batch evaluation ema train_dataloader train_cfg '
-    'optim_wrapper param_scheduler default_hooks custom_hooks visualizer vis_backends log_processor log_level '
-    'env_cfg launcher load_from resume randomness work_dir default_scope custom_imports experiment_name '
-    'model_wrapper_cfg seed'.split()
-)
 
 
 @RUNNERS.register_module()
@@ -46,6 +37,7 @@ class PolicyRunner(Runner):
         """While MMEngine sets itself up, its pages about the environment and the hooks go to the log file alone."""
         logger = super().build_logger(*args, **kwargs)
         _console_level(logger, logging.WARNING)
+        logger.addFilter(StaleNotices())
         return logger
 
     def load_or_resume(self) -> None:
@@ -62,15 +54,6 @@ def _console_level(logger: logging.Logger, level: int) -> None:
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(level if is_main_process() else logging.ERROR)
-
-
-def unknown_keys(cfg: Config) -> list[str]:
-    """A warning for every top-level key that nothing reads, with the nearest known one."""
-    return [
-        f'config key {key!r} is not known and has no effect.{closest(key, KNOWN_KEYS)}'
-        for key in cfg
-        if key not in KNOWN_KEYS and not key.startswith('_')
-    ]
 
 
 def build_runner(cfg: Config) -> PolicyRunner:

@@ -10,7 +10,11 @@ from torch import Tensor
 from vipo.rewards.base import Reward, RewardOutput
 
 
-class RewardFailure(RuntimeError):
+class RunStopped(RuntimeError):
+    """The run cannot go on. The message says why and what to do; nothing that was saved is touched."""
+
+
+class RewardFailure(RunStopped):
     """A reward raised. The message names the sample, the prompt and the reward."""
 
 
@@ -54,11 +58,11 @@ def check_valid(output: RewardOutput, limit: float) -> None:
     """Stop a run whose rewards are mostly invalid.
 
     Raises:
-        RuntimeError: more than the share ``limit`` is invalid.
+        RunStopped: more than the share ``limit`` is invalid.
     """
     share = (~output.valid).float().mean().item()
     if share > limit:
-        raise RuntimeError(
+        raise RunStopped(
             f'{share:.0%} of the rewards of this rollout are invalid (NaN or refused by the reward); more than '
             f'train_cfg.max_invalid_fraction={limit:g} stops the run. Look at the pictures and at the reward.'
         )

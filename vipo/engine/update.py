@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vipo.diffusion.rollout import Trajectory, replay
 from vipo.engine.batch import Samples
 from vipo.engine.clock import PhaseClock
+from vipo.engine.scoring import RunStopped
 from vipo.losses.kl import KLInput
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def update(
     means that rollout and replay do not compute the same thing, and a clipped objective would train on the difference.
 
     Raises:
-        RuntimeError: the first ratios differ from 1 by more than ``tolerance``, or a gradient is not finite.
+        RunStopped: the first ratios differ from 1 by more than ``tolerance``, or a gradient is not finite.
     """
     batch = components.batch
     old = samples.trajectory.log_prob
@@ -126,7 +127,7 @@ def _recompute(model: nn.Module, samples: Samples, c: Components, clock: PhaseCl
 def _check_first_ratio(deviation: float, tolerance: float) -> None:
     if deviation <= tolerance:
         return
-    raise RuntimeError(
+    raise RunStopped(
         f'before any update max |ratio - 1| is {deviation:.3g}, but the policy that is replayed is the one that '
         f'sampled, so it must be 0 (train_cfg.ratio_tolerance={tolerance:g}). The replay does not compute what the '
         'rollout computed: its batch geometry, dtype or guidance differs, a module is in train mode (dropout), or a '
@@ -139,7 +140,7 @@ def _check_gradients(model: nn.Module) -> None:
     """Stop before a bad gradient reaches the weights; nothing that was saved is touched."""
     bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     if bad:
-        raise RuntimeError(
+        raise RunStopped(
             f'{len(bad)} gradients are not finite (such as {bad[0]}); the optimiser step was not taken. Lower the '
             'learning rate or rollout.kernel.eta, or look at the rewards and maps of this iteration.'
         )

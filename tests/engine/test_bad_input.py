@@ -1,0 +1,186 @@
+"""Bad input ends in a clear message, early, and with an exit code."""
+
+import json
+
+import pytest
+import torch
+
+from tests.engine.conftest import ROOT, SMALL, run
+from tools.train import load_config, main, parse_args
+from vipo.engine.config import unknown_keys
+from vipo.engine.scoring import RewardFailure
+from vipo.registry import REWARDS
+from vipo.rewards.base import Reward, RewardOutput
+
+
+def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
+    """Exit code and messages of ``tools/train.py`` with the given ``--cfg-options``."""
+    small = [f'{k}={v}' for k, v in SMALL.items()]
+    arguments = [str(ROOT / 'configs' / f'{name}.py'), '--work-dir', str(tmp_path / 'run')]
+    code = main([*arguments, '--cfg-options', *small, *options])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('train_dataloader.dataset.file=nowhere.txt', ["'nowhere.txt' does not exist"]),
+        ('evaluation.prompts=nowhere.txt', ["'nowhere.txt' does not exist"]),
+        ('batch.group_size=1', ['batch.group_size is 1', 'at least 2']),
+        ('batch.micro_batch_size=3', ['batch.micro_batch_size=3', 'sizes that do: [1, 2, 4]']),
+        ('batch.updates_per_iteration=3', ['batch.updates_per_iteration=3']),
+        ('batch.grop_size=4', ["'grop_size'", "Did you mean 'group_size'"]),
+        ('generator.resolution=60', ['generator.resolution 60x60', 'multiples of 8', '64x64']),
+        ('generator.resolution=512', ['generator.resolution 512', 'larger than']),
+        ('generator.pretrained=vipo://tiny-sd4', ['vipo://tiny-sd4', 'vipo://tiny-sd3']),
+        ('generator.lora.targets=[attn.to_z]', ["'attn.to_z' matches no linear layer", 'attn.to_q']),
+        ('reward.type=HSPReward', ["config key 'reward'", "Did you mean 'HPSReward'"]),
+        ('reward.wieght=2', ["config key 'reward'", "'wieght'", 'HPSReward(']),
+        ('reward.checkpoint=/nowhere/x.pt', ['/nowhere/x.pt', 'does not exist']),
+        ('structurer.allocator.orientation=up', ['allocator.orientation', "'center'"]),
+        ('structurer.allocator.sigmo=1', ["config key 'structurer.allocator'", "Did you mean 'sigma'"]),
+        ('rollout.kernel.eta=-1', ['eta must be finite and not negative']),
+        ('rollout.num_steps=1', ['rollout.num_steps']),
+        ('rollout.selector.size=9', ['window of 9 steps']),
+        ('loss.clip_range=0', ['loss.clip_range must be positive']),
+        ('loss.mode=scalar', ["loss.mode='scalar'", 'structurer=None']),
+        ('ema.decay=2', ['ema.decay']),
+        ('load_from=/nowhere.pth', ["'/nowhere.pth' does not exist"]),
+        ('batch.group_size.x=2', ['--cfg-options batch.group_size.x', 'has no parts']),
+    ],
+)
+def test_config_mistakes(capsys, tmp_path, option, words):
+    code, message = train(capsys, tmp_path, option)
+    assert code in (2, 3)
+    assert 'error: ' in message
+    for word in words:
+        assert word in message
+    assert 'Traceback' not in message
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'a red ball\n\na blue ball\n', ['line 2', 'empty']),
+        (b'a red ball\n\xff\xfe\n', ['not UTF-8', 'line 2']),
+        (b'', ['is empty']),
+    ],
+)
+def test_prompt_file_mistakes(capsys, tmp_path, content, words):
+    file = tmp_path / 'prompts.txt'
+    file.write_bytes(content)
+    code, message = train(capsys, tmp_path, f'train_dataloader.dataset.file={file}')
+    assert code == 2
+    assert all(w in message for w in words)
+
+
+def test_missing_config_file(capsys):
+    assert main(['configs/nothing.py']) == 2
+    assert "'configs/nothing.py' does not exist" in capsys.readouterr().err
+
+
+def test_config_with_a_syntax_error(capsys, tmp_path):
+    file = tmp_path / 'broken.py'
+    file.write_text('reward = dict(\n')
+    assert main([str(file)]) == 2
+    assert 'cannot be read' in capsys.readouterr().err
+
+
+def test_unknown_top_level_key_draws_a_warning_with_a_suggestion(cfg):
+    config = cfg()
+    config.structurrer = 1
+    (warning,) = unknown_keys(config)
+    assert "'structurrer'" in warning
+    assert "'structurer'" in warning
+    for name in ('vipo_tiny_sd3', 'grpo_tiny_sd3', 'uniform_tiny_sd3'):
+        assert unknown_keys(cfg(name)) == []
+
+
+def test_command_line_order():
+    path = str(ROOT / 'configs' / 'vipo_tiny_sd3.py')
+    options = ['--cfg-options', 'randomness.seed=5', 'work_dir=a', 'reward.batch_size=2']
+    config = load_config(parse_args([path, *options]))
+    assert (config.randomness.seed, config.work_dir, config.reward.batch_size) == (5, 'a', 2)
+    config = load_config(parse_args([path, '--seed', '7', '--work-dir', 'b', *options]))
+    assert (config.randomness.seed, config.work_dir) == (7, 'b')
+    assert load_config(parse_args([path])).work_dir == 'work_dirs/vipo_tiny_sd3'
+    config = load_config(parse_args([path, '--resume', 'x.pth']))
+    assert (config.resume, config.load_from) == (True, 'x.pth')
+    config = load_config(parse_args([path, '--resume']))
+    assert (config.resume, config.load_from) == (True, None)
+
+
+class SometimesNaN(Reward):
+    """Brightness, but the first sample of each batch of 8 has no score."""
+
+    def __call__(self, pixels, prompts, metadata=None):
+        scores = pixels.mean((1, 2, 3, 4))
+        if len(scores) == 8:
+            scores[0] = float('nan')
+        return RewardOutput(scores)
+
+
+class Picky(Reward):
+    """Fails on one prompt."""
+
+    def __call__(self, pixels, prompts, metadata=None):
+        for prompt in prompts:
+            if 'red' in prompt:
+                raise RuntimeError('I do not look at red things')
+        return RewardOutput(pixels.mean((1, 2, 3, 4)))
+
+
+class Blind(Reward):
+    """Never has a score while training."""
+
+    def __call__(self, pixels, prompts, metadata=None):
+        scores = pixels.mean((1, 2, 3, 4))
+        return RewardOutput(scores if len(scores) != 8 else scores * float('nan'))
+
+
+def test_nan_reward_is_masked_counted_and_reported(cfg):
+    runner = run(cfg(reward={'_delete_': True, 'type': 'tests.engine.test_bad_input.SometimesNaN'}))
+    rows = [json.loads(line) for line in open(f'{runner.work_dir}/history.jsonl')]
+    assert rows[0]['reward_invalid'] == pytest.approx(1 / 8)
+    assert all(torch.isfinite(p).all() for p in runner.components.policy.parameters())
+
+
+def test_mostly_invalid_rewards_stop_the_run(capsys, tmp_path):
+    code, message = train(capsys, tmp_path, 'reward._delete_=True', 'reward.type=tests.engine.test_bad_input.Blind')
+    assert code == 3
+    assert '100% of the rewards' in message
+    assert 'max_invalid_fraction' in message
+
+
+def test_raising_reward_stops_naming_sample_prompt_and_reward(cfg):
+    config = cfg(reward={'_delete_': True, 'type': 'tests.engine.test_bad_input.Picky'}, evaluation=None, train_cfg__max_iters=40)
+    with pytest.raises(RewardFailure, match=r"reward \(Picky\) failed on sample \d, prompt '.*red.*': RuntimeError"):
+        run(config)
+
+
+def test_own_backbone_by_decorator_beside_the_config(tmp_path, capsys):
+    (tmp_path / 'my_backbone_for_test.py').write_text(
+        'import torch\n'
+        'from vipo.registry import BACKBONES\n'
+        'from vipo.structurers.backbones import Backbone, Features\n\n\n'
+        '@BACKBONES.register_module()\n'
+        'class ColorBackbone(Backbone):\n'
+        '    """Mean colour of 4 x 4 blocks."""\n\n'
+        '    def __call__(self, pixels):\n'
+        '        return Features(torch.nn.functional.avg_pool2d(pixels, 4))\n'
+    )
+    base = ROOT / 'configs' / 'vipo_tiny_sd3.py'
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = [{str(base)!r}]\n'
+        "custom_imports = dict(imports=['my_backbone_for_test'])\n"
+        "structurer = dict(backbone=dict(_delete_=True, type='ColorBackbone'))\n"
+    )
+    small = [f'{k}={v}' for k, v in SMALL.items()]
+    code = main([str(tmp_path / 'mine.py'), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *small])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / 'run' / 'summary.json').exists()
+
+
+def test_reward_names_are_known_after_import():
+    REWARDS.import_from_location()
+    assert {'HPSReward', 'SceneJudge'} <= set(REWARDS.module_dict)
