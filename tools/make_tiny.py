@@ -1,9 +1,9 @@
 """Train the embedded models from nothing but drawn scenes.
 
-    python tools/make_tiny.py vae generator reward backbone prompts --out vipo/assets
+    python tools/make_tiny.py vae generator refine reward backbone prompts --out vipo/assets
 
 Each stage is seeded and writes the layout of its full-size sibling; pictures of the progress go to ``--report``.
-The stage ``generator`` needs the result of ``vae`` in ``--out``.
+The stage ``generator`` needs the result of ``vae`` in ``--out``, and ``refine`` that of ``generator``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tools.tiny import backbone, generator, prompts, reward, vae
 #: stage -> (function, optimiser steps, batch size)
 STAGES = {
     'vae': (vae.train, 4500, 8),
-    'generator': (generator.train, 3200, 64),
+    'generator': (generator.train, 2400, 48),
+    'refine': (generator.refine, 3000, 48),
     'reward': (reward.train, 2000, 96),
     'backbone': (backbone.train, 800, 24),
     'prompts': (prompts.write, 0, 0),

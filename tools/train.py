@@ -1,8 +1,8 @@
 """Train a generator from a config file.
 
-    python tools/train.py configs/vipo_tiny_sd3.py
-    python tools/train.py CONFIG --resume
-    python tools/train.py CONFIG --cfg-options rollout.num_steps=8 loss.clip_range=0.1
+python tools/train.py configs/vipo_tiny_sd3.py
+python tools/train.py CONFIG --resume
+python tools/train.py CONFIG --cfg-options rollout.num_steps=8 loss.clip_range=0.1
 """
 
 from __future__ import annotations

@@ -59,5 +59,5 @@ def group_advantages(
         std = (centred.square().sum() / (weight.sum() - ddof).clamp(min=1)).sqrt()
     else:
         std = 1.0 - eps
-    out = (centred / (std + eps)).float()
+    out = torch.where(centred == 0, 0.0, centred / (std + eps)).float()  # equal rewards with eps 0: 0, not 0 / 0
     return out if clip is None else out.clamp(-clip, clip)

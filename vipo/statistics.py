@@ -29,10 +29,12 @@ def paired_gain(before: np.ndarray, after: np.ndarray, resamples: int = 10_000, 
     """
     keep = np.isfinite(before) & np.isfinite(after)
     before, after = before[keep].astype(np.float64), after[keep].astype(np.float64)
-    if len(before) < 2 or before.std() == 0:
+    # The std of equal numbers can round to 1e-17; their range cannot.
+    if len(before) < 2 or np.ptp(before) == 0:
         raise ValueError(f'a gain needs at least two pairs with some spread, got {len(before)}')
     index = np.random.default_rng(seed).integers(len(before), size=(resamples, len(before)))
-    spread = before[index].std(axis=1)
-    gains = (after - before)[index].mean(axis=1) / np.where(spread > 0, spread, np.nan)
+    drawn = before[index]
+    spread = np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1), np.nan)
+    gains = (after - before)[index].mean(axis=1) / spread
     low, high = np.nanpercentile(gains, [2.5, 97.5])
     return Gain((after - before).mean() / before.std(), float(low), float(high))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def run(cfg: Config):
 def weights(runner) -> dict[str, torch.Tensor]:
     """The trained parameters."""
     return {n: p.detach().clone() for n, p in runner.components.policy.named_parameters() if p.requires_grad}
+
+
+def history(runner) -> list[dict[str, Any]]:
+    """The records of ``history.jsonl``."""
+    lines = (Path(runner.work_dir) / 'history.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Bad input ends in a clear message, early, and with an exit code."""
 
-import json
-
 import pytest
 import torch
 
-from tests.engine.conftest import ROOT, SMALL, run
+from tests.engine.conftest import ROOT, SMALL, history, run
 from tools.train import load_config, main, parse_args
 from vipo.engine.config import unknown_keys
 from vipo.engine.scoring import RewardFailure
@@ -140,7 +138,7 @@ class Blind(Reward):
 
 def test_nan_reward_is_masked_counted_and_reported(cfg):
     runner = run(cfg(reward={'_delete_': True, 'type': 'tests.engine.test_bad_input.SometimesNaN'}))
-    rows = [json.loads(line) for line in open(f'{runner.work_dir}/history.jsonl')]
+    rows = history(runner)
     assert rows[0]['reward_invalid'] == pytest.approx(1 / 8)
     assert all(torch.isfinite(p).all() for p in runner.components.policy.parameters())
 
@@ -153,7 +151,9 @@ def test_mostly_invalid_rewards_stop_the_run(capsys, tmp_path):
 
 
 def test_raising_reward_stops_naming_sample_prompt_and_reward(cfg):
-    config = cfg(reward={'_delete_': True, 'type': 'tests.engine.test_bad_input.Picky'}, evaluation=None, train_cfg__max_iters=40)
+    config = cfg(
+        reward={'_delete_': True, 'type': 'tests.engine.test_bad_input.Picky'}, evaluation=None, train_cfg__max_iters=40
+    )
     with pytest.raises(RewardFailure, match=r"reward \(Picky\) failed on sample \d, prompt '.*red.*': RuntimeError"):
         run(config)
 

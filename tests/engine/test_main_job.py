@@ -1,13 +1,14 @@
 """The main job, shrunk: everything that a run does and leaves behind."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.engine.conftest import run, weights
+from tests.engine.conftest import history, run, weights
 from vipo.engine.checkpoint import load_tensors_only
 
 
@@ -18,13 +19,18 @@ def finished(tmp_path_factory):
     return run(small_config(tmp_path_factory.mktemp('job') / 'run'))
 
 
-def history(runner):
-    return [json.loads(line) for line in open(f'{runner.work_dir}/history.jsonl')]
-
-
 def test_summary_holds_what_the_issue_asks(finished):
-    summary = json.load(open(f'{finished.work_dir}/summary.json'))
-    wanted = 'reward_before reward_after reward_std_before judge_before judge_after iterations wall_seconds seed'.split()
+    summary = json.loads(Path(finished.work_dir, 'summary.json').read_text())
+    wanted = [
+        'reward_before',
+        'reward_after',
+        'reward_std_before',
+        'judge_before',
+        'judge_after',
+        'iterations',
+        'wall_seconds',
+        'seed',
+    ]
     assert set(wanted) <= set(summary)
     assert summary['iterations'] == 2
     assert summary['seed'] == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from tests.engine.conftest import ROOT, run, small_config, weights
+from tests.engine.conftest import ROOT, history, run, small_config, weights
 from vipo.engine.checkpoint import find_latest, write_atomically
 from vipo.engine.runner import build_runner
 
@@ -55,7 +55,7 @@ def test_resume_is_bit_identical(tmp_path, undisturbed):
     second = run(small_config(tmp_path, **options(resume=True)))
     assert same(weights(second), weights(undisturbed))
     assert same(second.components.ema.average, undisturbed.components.ema.average)
-    ours, theirs = (open(f'{r.work_dir}/history.jsonl').read().splitlines() for r in (second, undisturbed))
+    ours, theirs = history(second), history(undisturbed)
     assert len(ours) == len(theirs) == 4
 
 

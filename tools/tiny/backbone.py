@@ -14,7 +14,12 @@ from tools.tiny.reward import spoil
 from vipo.scenes.grammar import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Scene
 
 PATCH = 4
-_CLASSES = {'color': len(COLORS) + 1, 'shape': len(SHAPES) + 1, 'texture': len(TEXTURES), 'background': len(BACKGROUNDS)}
+_CLASSES = {
+    'color': len(COLORS) + 1,
+    'shape': len(SHAPES) + 1,
+    'texture': len(TEXTURES),
+    'background': len(BACKGROUNDS),
+}
 
 
 def build() -> Dinov2Model:

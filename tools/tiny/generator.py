@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -112,18 +113,38 @@ def _encode(pipe: StableDiffusion3Pipeline, prompts: list[str]) -> tuple[Tensor,
     return embeds, pooled
 
 
-def train(out: Path, report: Path, steps: int, batch: int, seed: int, pool: int = 32768) -> None:
-    """Velocity regression at logit-normal sigmas with 10 % caption dropout; keeps the averaged weights."""
+def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
+    """From random weights, over the autoencoder in ``out``."""
     torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(out / 'tiny-sd3' / 'vae', dtype=torch.float32)
+    _fit(build(vae), out, report / 'generator', steps, batch, seed, lr=1e-3)
+
+
+def refine(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
+    """A second cycle of the learning rate, from the weights in ``out`` and on other scenes."""
+    pipe = StableDiffusion3Pipeline.from_pretrained(out / 'tiny-sd3', dtype=torch.float32)
+    _fit(pipe, out, report / 'refine', steps, batch, seed + 1, lr=8e-4)
+
+
+def _fit(
+    pipe: StableDiffusion3Pipeline,
+    out: Path,
+    report: Path,
+    steps: int,
+    batch: int,
+    seed: int,
+    lr: float,
+    pool: int = 24576,
+) -> None:
+    """Velocity regression at logit-normal sigmas with 10 % caption dropout; keeps the averaged weights."""
     folder = out / 'tiny-sd3'
-    vae = AutoencoderKL.from_pretrained(folder / 'vae', torch_dtype=torch.float32).eval().requires_grad_(False)
-    pipe = build(vae)
+    pipe.vae.eval().requires_grad_(False)
     names = ('transformer', 'text_encoder', 'text_encoder_2', 'text_encoder_3')
     model = nn.ModuleDict({name: getattr(pipe, name) for name in names}).train()
     averaged = Averaged(model, 0.9995)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine_lr(s, steps, 200))
-    prompts, latents = _latent_pool(vae, pool, seed)
+    prompts, latents = _latent_pool(pipe.vae, pool, seed)
     draws = torch.Generator().manual_seed(seed)
     progress = Progress('generator', steps, 30)
 
@@ -159,7 +180,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int, pool: int 
         progress(step, loss=running)
         if (step + 1) % 500 == 0 or step + 1 == steps:
             swap_in(averaged.module)
-            _gallery(pipe, report / f'generator-{step + 1:05d}.png', seed)
+            _gallery(pipe, report / f'{step + 1:05d}.png', 0)
             _save(pipe, folder)
             swap_in(model)
 
@@ -179,7 +200,7 @@ def _gallery(pipe: StableDiffusion3Pipeline, path: Path, seed: int) -> None:
     embeds, pooled = _encode(pipe, text)
     x = torch.randn(len(text), 8, 16, 16, generator=torch.Generator().manual_seed(seed))
     sigmas = torch.linspace(1, 0, 13)
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in pairwise(sigmas):
         v = pipe.transformer(
             hidden_states=x,
             encoder_hidden_states=embeds,

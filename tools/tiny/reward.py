@@ -1,4 +1,4 @@
-"""Stage ``reward``: a CLIP of class ``open_clip.CLIP`` trained on preferences, saved in the layout of an HPS checkpoint."""
+"""Stage ``reward``: a CLIP of class ``open_clip.CLIP`` trained on preferences, in the layout of an HPS checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,17 @@ MODEL = {
     'text_cfg': {'context_length': CONTEXT, 'vocab_size': 0, 'width': 96, 'heads': 3, 'layers': 3},
 }
 #: How often each kind of flaw is drawn for the picture that is not preferred.
-FLAWS = {'color': 3, 'shape': 3, 'size': 1, 'placement': 2, 'missing': 2, 'extra': 2, 'ground': 1, 'pixels': 4, 'other': 1}
+FLAWS = {
+    'color': 3,
+    'shape': 3,
+    'size': 1,
+    'placement': 2,
+    'missing': 2,
+    'extra': 2,
+    'ground': 1,
+    'pixels': 4,
+    'other': 1,
+}
 
 
 def _other(rng: random.Random, options, current: str) -> str:
@@ -90,7 +100,7 @@ def _blur(pixels: Tensor) -> Tensor:
 
 
 def spoil(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """Pixel flaws of a generator: melted shapes, washed colours, ghosts, noise. ``amount`` 1 spoils, 0.1 is harmless."""
+    """A generator's pixel flaws: melted shapes, washed colours, ghosts, noise. ``amount`` 1 spoils, 0.1 is harmless."""
     kind = torch.randint(5, (len(pixels),), generator=generator)
     amounts = amount * (0.5 + torch.rand(len(pixels), generator=generator))
     ghost = pixels.roll(1, 0)
@@ -137,7 +147,7 @@ def build(vocabulary: int):
 
 
 def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
-    """Contrastive loss over prompts, with each prompt's rejected picture as a hard negative, plus pairwise preference."""
+    """Contrastive loss over prompts with each rejected picture as a hard negative, plus pairwise preference."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(CONTEXT)
     model = build(len(tokenizer))

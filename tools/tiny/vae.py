@@ -29,7 +29,7 @@ def build() -> AutoencoderKL:
 
 
 def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
-    """Reconstruction (L1 + L2 + image gradients, objects weighted) with a light KL; latents are then standardised in the config."""
+    """Reconstruction (L1, L2, image gradients; objects weighted) with a light KL; then standardises the latents."""
     torch.manual_seed(seed)
     vae = build()
     averaged = Averaged(vae, 0.998)

@@ -23,5 +23,7 @@ def resolve(name: str) -> str:
     looks_local = name.startswith(('/', './', '../', '~')) or name.count('/') > 1
     path = Path(name).expanduser()
     if looks_local and not path.exists():
-        raise ValueError(f'{name!r} does not exist. Give an existing folder or file, a hub id "owner/name" or vipo://...')
+        raise ValueError(
+            f'{name!r} does not exist. Give an existing folder or file, a hub id "owner/name" or vipo://...'
+        )
     return str(path) if path.exists() else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
             f'prompt file {place} is not UTF-8: line {line} holds the byte 0x{error.object[error.start]:02x}. '
             'Save it as UTF-8.'
         ) from None
-    lines = text.splitlines()
+    # Not splitlines: that also splits at U+2028 and its like, which JSON and prose may hold inside a line.
+    lines = [line.rstrip('\n') for line in io.StringIO(text, newline=None)]
     if not lines:
         raise ConfigError(f'prompt file {place} is empty')
     parse = _parse_json if place.suffix == '.jsonl' else _parse_text

@@ -15,7 +15,9 @@ CPS, coefficient-preserving sampling (arXiv 2509.05952), keeps the noise level o
     std = sigma_next sin(eta pi / 2)
     mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) x1_hat
 
-with an angle that shrinks with the step by default, see :class:`CPSKernel` for the reason. The step to ``sigma_next = 0`` is deterministic in every kernel: noise added there would stay in the picture that is
+with an angle that shrinks with the step by default, see :class:`CPSKernel` for the reason.
+
+The step to ``sigma_next = 0`` is deterministic in every kernel: noise added there would stay in the picture that is
 scored. ``eta = 0`` is the flow ODE.
 """
 

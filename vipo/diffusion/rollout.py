@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def rollout(
     x = initial.float()
     levels = sigmas.tolist()
     kept: list[tuple[Tensor, Transition]] = []
-    for i, (now, then) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (now, then) in enumerate(pairwise(levels)):
         v = velocity(x, now)
         if i in plan.stochastic:
             transition = kernel.step(x, v, now, then, noise=noise(i))
@@ -92,6 +93,6 @@ def integrate(velocity: Velocity, initial: Tensor, sigmas: Tensor) -> Tensor:
     """The flow ODE from ``initial`` at ``sigmas[0]`` to sigma 0: deterministic sampling, used for evaluation."""
     x = initial.float()
     levels = sigmas.tolist()
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
+    for now, then in pairwise(levels):
         x = euler_step(x, velocity(x, now), now, then)
     return x

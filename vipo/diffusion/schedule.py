@@ -27,6 +27,8 @@ def sigma_schedule(num_steps: int, shift: float = 1.0) -> Tensor:
 
 
 def exponential_shift(sigmas: Tensor, mu: float) -> Tensor:
-    """Dynamic time shift of FLUX: ``sigma' = e^mu / (e^mu + 1 / sigma - 1)``; equals the static shift at ``e^mu``."""
-    factor = math.exp(mu)
-    return factor * sigmas / (1 + (factor - 1) * sigmas)
+    """Dynamic time shift of FLUX: ``sigma' = e^mu / (e^mu + 1 / sigma - 1)``; equals the static shift at ``e^mu``.
+
+    In this form the ends stay exactly 1 and 0; others round 1 to 1 +- 1e-7, which is beside Flow's pole or refused.
+    """
+    return 1 / (1 + (1 / sigmas - 1) / math.exp(mu))

@@ -78,7 +78,7 @@ class PolicyCheckpointHook(Hook):
         checkpoint['message_hub'] = {
             'log_scalars': {},
             'runtime_info': info,
-            'resumed_keys': {k: True for k in info},
+            'resumed_keys': dict.fromkeys(info, True),
         }
         if runner.components.ema is not None:
             checkpoint['ema'] = {k: v.cpu() for k, v in runner.components.ema.average.items()}

@@ -12,9 +12,37 @@ from vipo.registry.build import closest
 
 #: Every key that a config may have at the top level.
 KNOWN_KEYS = frozenset(
-    'generator reward eval_rewards structurer loss advantage rollout batch evaluation ema train_dataloader train_cfg '
-    'optim_wrapper param_scheduler default_hooks custom_hooks visualizer log_processor log_level env_cfg launcher '
-    'load_from resume randomness work_dir default_scope custom_imports experiment_name model_wrapper_cfg'.split()
+    [
+        'generator',
+        'reward',
+        'eval_rewards',
+        'structurer',
+        'loss',
+        'advantage',
+        'rollout',
+        'batch',
+        'evaluation',
+        'ema',
+        'train_dataloader',
+        'train_cfg',
+        'optim_wrapper',
+        'param_scheduler',
+        'default_hooks',
+        'custom_hooks',
+        'visualizer',
+        'log_processor',
+        'log_level',
+        'env_cfg',
+        'launcher',
+        'load_from',
+        'resume',
+        'randomness',
+        'work_dir',
+        'default_scope',
+        'custom_imports',
+        'experiment_name',
+        'model_wrapper_cfg',
+    ]
 )
 
 

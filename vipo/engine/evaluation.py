@@ -93,7 +93,8 @@ def evaluate(
                 scores |= {f'{name}/{part}': value.cpu() for part, value in output.parts.items()}
             quantised = (pixels * 255).round().byte().cpu().numpy()
             rows += [
-                {'pixels': quantised[j], 'scores': {k: v[j].item() for k, v in scores.items()}} for j in range(len(index))
+                {'pixels': quantised[j], 'scores': {k: v[j].item() for k, v in scores.items()}}
+                for j in range(len(index))
             ]
             clock.advance(len(index))
     rows = collect_results(rows, len(records), device='cpu') if get_world_size() > 1 else rows

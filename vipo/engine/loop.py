@@ -66,9 +66,7 @@ class PolicyLoop(IterBasedTrainLoop):
         runner.call_hook('after_update', samples=samples)
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
-        runner.call_hook(
-            'after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=mean_over_ranks(logs)
-        )
+        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=mean_over_ranks(logs))
         self._iter += 1
 
     def prepare(self, data_batch: dict[str, list]) -> Samples:

@@ -67,6 +67,9 @@ def build_runner(cfg: Config) -> PolicyRunner:
     quiet_third_parties()
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+    if is_distributed() and not torch.cuda.is_available():
+        # MMEngine would hand a CUDA device to DDP.
+        cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'device_ids': None})
     components = build_components(cfg)
     dataloader = dict(cfg.train_dataloader)
     dataloader.setdefault('batch_size', components.batch.prompts_per_iteration // get_world_size())

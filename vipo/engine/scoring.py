@@ -41,11 +41,15 @@ def score(
         ) from error
     if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
         shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
-        raise ValueError(f'{name} ({type(reward).__name__}) must return RewardOutput with {len(prompts)} scores, got {shape}')
+        raise ValueError(
+            f'{name} ({type(reward).__name__}) must return RewardOutput with {len(prompts)} scores, got {shape}'
+        )
     return output
 
 
-def _culprit(reward: Reward, pixels: Tensor, prompts: Sequence[str], metadata: Any) -> tuple[int | None, Exception | None]:
+def _culprit(
+    reward: Reward, pixels: Tensor, prompts: Sequence[str], metadata: Any
+) -> tuple[int | None, Exception | None]:
     for i, prompt in enumerate(prompts):
         try:
             reward(pixels[i : i + 1], [prompt], None if metadata is None else metadata[i : i + 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -146,6 +146,6 @@ def _check_gradients(model: nn.Module) -> None:
         )
 
 
-def _synchronised(model: nn.Module, final: bool):
+def _synchronised(model: nn.Module, final: bool) -> AbstractContextManager[None]:
     """DDP averages gradients over ranks on the last backward pass of an optimiser step only."""
     return nullcontext() if final or not hasattr(model, 'no_sync') else model.no_sync()

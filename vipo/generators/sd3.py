@@ -159,8 +159,12 @@ class SD3Generator(Generator):
         if self.training.lora:
             from peft.utils import get_peft_model_state_dict
 
-            layers = get_peft_model_state_dict(self.denoiser)
-            self.pipe.save_lora_weights(folder, transformer_lora_layers=layers)
+            self.pipe.save_lora_weights(
+                folder,
+                transformer_lora_layers=get_peft_model_state_dict(self.denoiser),
+                # Without it diffusers would take alpha to be the rank.
+                transformer_lora_adapter_metadata=self.denoiser.peft_config['default'].to_dict(),
+            )
         else:
             self.denoiser.save_pretrained(Path(folder) / 'transformer')
 
@@ -170,7 +174,8 @@ def _size(resolution: int | tuple[int, int], multiple: int) -> tuple[int, int]:
     if height % multiple or width % multiple or min(height, width) < multiple:
         fits = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         raise ValueError(
-            f'generator.resolution {height}x{width} does not fit the model: both sides must be multiples of {multiple}. '
+            f'generator.resolution {height}x{width} does not fit the model: both sides must be '
+            f'multiples of {multiple}. '
             f'The nearest that fits is {fits[0]}x{fits[1]}.'
         )
     return height, width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ class HPSReward(Reward):
         if path.is_dir():
             found = sorted([*path.glob('*.safetensors'), *path.glob('*.pt')])
             if len(found) != 1:
-                raise ValueError(f'reward.checkpoint: {path} must hold one .safetensors or .pt file, found {len(found)}')
+                raise ValueError(
+                    f'reward.checkpoint: {path} must hold one .safetensors or .pt file, found {len(found)}'
+                )
             return found[0]
         if not path.exists():
             raise ValueError(f'reward.checkpoint: {checkpoint!r} does not exist')
@@ -94,7 +96,7 @@ class HPSReward(Reward):
         return (output.image_embeds.float() * output.text_embeds.float()).sum(-1)
 
 
-def _tokenizer(folder: Path, context: int):
+def _tokenizer(folder: Path, context: int) -> Callable[[Sequence[str]], Tensor]:
     """The tokenizer saved beside the weights, or else open_clip's own, which comes with that package."""
     if (folder / 'tokenizer.json').exists():
         from transformers import CLIPTokenizer

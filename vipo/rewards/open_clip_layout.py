@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
 
 #: open_clip's ViT-H-14, which HPSv2 and HPSv2.1 fine-tune.
 VIT_H_14 = {
@@ -67,7 +70,7 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def load_clip(checkpoint: Path, dtype: torch.dtype):
+def load_clip(checkpoint: Path, dtype: torch.dtype) -> CLIPModel:
     """Build ``CLIPModel`` from an open_clip checkpoint, with every key accounted for.
 
     Args:
@@ -120,7 +123,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f'{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {error}). It is truncated or '
             'damaged, or it holds more than tensors; download it again.'
         ) from error
-    return content.get('state_dict', content)
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f'{path} holds no dict of tensors, neither bare nor under "state_dict"')
+    return state
 
 
 def _clip_config(sizes: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def _texture(kind: Tensor, side: int, generator: torch.Generator) -> Tensor:
     checks = torch.sin(tau * x * 0.7) * torch.sin(tau * y * 0.7) * 4
     dots = torch.cos(tau * x) + torch.cos(tau * y) - 0.7
     patterns = torch.stack(
-        [torch.zeros(batch, side, side)] + [(p * 2.5 + 0.5).clamp(0, 1).expand(batch, side, side) for p in (stripes, checks, dots)],
+        [torch.zeros(batch, side, side)]
+        + [(p * 2.5 + 0.5).clamp(0, 1).expand(batch, side, side) for p in (stripes, checks, dots)],
         dim=1,
     )
     return patterns[torch.arange(batch), kind]

@@ -123,5 +123,7 @@ def random_scene(rng: random.Random, two_objects: float = 0.4) -> Scene:
 def words() -> list[str]:
     """Every word of the grammar, sorted: the vocabulary of the embedded tokenizers."""
     fixed = {'a', 'at', 'the', 'on', 'of', 'background'}
-    open_words = {w for group in (SHAPES, SIZES, POSITIONS, RELATIONS, TEXTURES) for term in group for w in term.split()}
+    open_words = {
+        w for group in (SHAPES, SIZES, POSITIONS, RELATIONS, TEXTURES) for term in group for w in term.split()
+    }
     return sorted(fixed | open_words | set(COLORS) | set(BACKGROUNDS))

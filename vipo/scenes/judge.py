@@ -73,7 +73,7 @@ class SceneJudge(Reward):
         label = distance.argmin(-1)
         blobs = []
         for index, color in enumerate(COLORS):
-            count, regions, stats, centers = cv2.connectedComponentsWithStats(
+            count, regions, stats, _ = cv2.connectedComponentsWithStats(
                 (label == index).astype(np.uint8), connectivity=8
             )
             for r in range(1, count):
@@ -100,8 +100,10 @@ class SceneJudge(Reward):
         total = len(scene.objects)
         result = {
             'color': sum(b is not None for b in found) / total,
-            'shape': sum(b is not None and b.shape == t.shape for b, t in zip(found, scene.objects, strict=True)) / total,
-            'size': sum(b is not None and _size(b) == t.size for b, t in zip(found, scene.objects, strict=True)) / total,
+            'shape': sum(b is not None and b.shape == t.shape for b, t in zip(found, scene.objects, strict=True))
+            / total,
+            'size': sum(b is not None and _size(b) == t.size for b, t in zip(found, scene.objects, strict=True))
+            / total,
             'position': float(None not in found and _placed(found, scene)),
             'count': float(len(blobs) == total),
         }

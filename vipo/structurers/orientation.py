@@ -25,7 +25,9 @@ def reversed_sign(components: Tensor, norm: Tensor, attention: Tensor | None) ->
 def cls_attention(components: Tensor, norm: Tensor, attention: Tensor | None) -> Tensor:
     """Agree with where the CLS token looks."""
     if attention is None:
-        raise ValueError("orientation 'cls_attention' needs a backbone that returns it: set backbone.cls_attention=True")
+        raise ValueError(
+            "orientation 'cls_attention' needs a backbone that returns it: set backbone.cls_attention=True"
+        )
     return _agreement(components, attention)
 
 

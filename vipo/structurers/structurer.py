@@ -78,12 +78,13 @@ class PerceptualStructurer:
 
     def _finish(self, maps: Tensor) -> Tensor:
         """Replace maps without information by ones and normalise, ``(B, T, H, W)`` -> the same."""
-        maps = maps.float()
+        broken = ~maps.isfinite().flatten(1).all(1)
+        maps = maps.float().clamp(min=0)
         flat = maps.flatten(1)
-        useless = ~flat.isfinite().all(1) | (flat.amax(1) - flat.amin(1) <= 1e-6 * flat.abs().amax(1))
+        useless = broken | (flat.amax(1) - flat.amin(1) <= 1e-6 * flat.amax(1))
         uniform = useless & (flat == 1).all(1)
         self.constant_maps += int((useless & ~uniform).sum())
-        maps = torch.where(useless[:, None, None, None], torch.ones_like(maps), maps.clamp(min=0))
+        maps = torch.where(useless[:, None, None, None], torch.ones_like(maps), maps)
         if self.normalize == 'mean':
             maps = maps / maps.mean((1, 2, 3), keepdim=True)
         return maps

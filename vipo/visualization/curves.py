@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 
-def reward_curve(history: list[dict[str, Any]], evaluations: dict[int, dict[str, float]], path: Path, title: str) -> None:
+def reward_curve(
+    history: list[dict[str, Any]], evaluations: dict[int, dict[str, float]], path: Path, title: str
+) -> None:
     """Reward of the rollouts with its spread, held-out evaluations, and how hard the clip binds.
 
     Args:

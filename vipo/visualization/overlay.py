@@ -37,7 +37,9 @@ def map_overlays(
     rows = -(-len(prompts) // columns)
     sheet = Canvas(gap + columns * (width + gap), head + rows * cell)
     sheet.text(title, gap, 8, size=17)
-    sheet.text('picture | allocation map (bright: more learning pressure) | picture lit by its map', gap, 29, 11, color=FAINT)
+    sheet.text(
+        'picture | allocation map (bright: more learning pressure) | picture lit by its map', gap, 29, 11, color=FAINT
+    )
     for i, prompt in enumerate(prompts):
         x, y = gap + (i % columns) * (width + gap), head + (i // columns) * cell
         picture = to_image(middle_frame(pixels[i]), side)

@@ -101,7 +101,12 @@ class ReportHook(Hook):
             for a, b in zip(before.scores['reward'][shown], after.scores['reward'][shown], strict=True)
         ]
         before_after(
-            after.prompts[shown], before.pixels[shown], after.pixels[shown], captions, folder / 'before_after.png', title
+            after.prompts[shown],
+            before.pixels[shown],
+            after.pixels[shown],
+            captions,
+            folder / 'before_after.png',
+            title,
         )
         c = runner.components
         if c.structurer is not None:

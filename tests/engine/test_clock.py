@@ -1,0 +1,60 @@
+"""The live line and the times of phases."""
+
+import re
+import sys
+import time
+
+import pytest
+
+from vipo.engine.clock import PhaseClock
+
+
+def test_phases_and_rest_add_up_to_the_total():
+    clock = PhaseClock(enabled=False)
+    clock.start_iteration('iteration 1/2')
+    with clock.phase('rollout', 4):
+        time.sleep(0.02)
+        clock.advance(4)
+    with clock.phase('rollout'):
+        time.sleep(0.01)
+    time.sleep(0.01)
+    clock.stop_iteration()
+    assert clock.times['rollout'] >= 0.03
+    assert clock.times['rest'] >= 0.01
+    assert clock.times['rollout'] + clock.times['rest'] == pytest.approx(clock.times['total'])
+
+
+def test_a_log_file_gets_a_line_only_after_silence(capsys):
+    clock = PhaseClock(quiet_seconds=0.05)
+    clock.start_iteration('iteration 3/9')
+    with clock.phase('rollout', 8):
+        clock.advance(2)
+        assert capsys.readouterr().err == ''
+        time.sleep(0.06)
+        clock.status = 'reward 0.5'
+        clock.advance(2)
+    assert capsys.readouterr().err == 'iteration 3/9 | rollout 4/8 | reward 0.5\n'
+
+
+def test_a_terminal_line_is_rewritten_in_place_and_wiped(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    clock = PhaseClock()
+    clock.start_iteration('iteration 1/2')
+    time.sleep(0.11)
+    with clock.phase('decode', 2):
+        time.sleep(0.11)
+        clock.advance(1)
+    clock.clear()
+    written = capsys.readouterr().err
+    assert '\n' not in written
+    assert re.search(r'decode 1/2', written)
+    assert written.endswith('\r\x1b[K')
+
+
+def test_other_ranks_are_silent(capsys):
+    clock = PhaseClock(quiet_seconds=0.0, enabled=False)
+    clock.start_iteration('x')
+    with clock.phase('rollout', 1):
+        clock.advance(1)
+    clock.clear()
+    assert capsys.readouterr().err == ''

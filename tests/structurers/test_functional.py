@@ -1,0 +1,135 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
+
+from vipo.structurers.functional import (
+    align_in_time,
+    entropy,
+    gaussian_blur,
+    minmax,
+    principal_components,
+    resize_to_grid,
+)
+
+
+@pytest.mark.parametrize('shape', [(40, 12), (20, 20), (12, 40)], ids=['D<N', 'D=N', 'D>N'])
+@pytest.mark.parametrize('count', [1, 3])
+def test_principal_components_are_sklearns(normal, shape, count):
+    tokens = normal(2, 3, *shape) * torch.linspace(0.5, 3, shape[1]) + 5
+    projected, axes, ratio = principal_components(tokens, count)
+    assert (projected.shape, axes.shape, ratio.shape) == (
+        (2, 3, shape[0], count),
+        (2, 3, count, shape[1]),
+        (2, 3, count),
+    )
+    for i in np.ndindex(2, 3):
+        item = tokens[i].double().numpy()
+        pca = PCA(count, svd_solver='full').fit(item)
+        np.testing.assert_allclose(axes[i].numpy(), pca.components_, atol=1e-4)
+        np.testing.assert_allclose(projected[i].numpy(), pca.transform(item), atol=1e-3)
+        np.testing.assert_allclose(ratio[i].numpy(), pca.explained_variance_ratio_, atol=1e-5)
+
+
+def test_explained_variance_by_hand():
+    tokens = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    projected, axes, ratio = principal_components(tokens, 2)
+    torch.testing.assert_close(ratio, torch.tensor([0.9, 0.1]))
+    torch.testing.assert_close(axes, torch.eye(2))
+    torch.testing.assert_close(projected, tokens)
+
+
+def test_largest_axis_entry_is_positive(normal):
+    tokens = normal(5, 30, 8)
+    for x in (tokens, -tokens):
+        axes = principal_components(x, 3)[1]
+        assert (axes.gather(-1, axes.abs().argmax(-1, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize('shape', [(16, 4), (4, 16)])
+def test_constant_tokens_explain_nothing(shape):
+    projected, _, ratio = principal_components(torch.full((2, *shape), 0.3), 3)
+    assert not ratio.any()
+    assert not projected.any()
+
+
+@pytest.mark.parametrize('count', [0, 5])
+def test_too_many_components(count):
+    with pytest.raises(ValueError, match='principal components of 4 patches with 9 features'):
+        principal_components(torch.zeros(4, 9), count)
+
+
+@pytest.mark.parametrize('size', [(16, 16), (7, 12), (3, 2), (1, 5), (1, 1)])
+@pytest.mark.parametrize('sigma', [0.5, 1.0, 2.3])
+def test_gaussian_blur_is_scipys(normal, size, sigma):
+    """Grids smaller than the kernel's radius too: there the border is mirrored more than once."""
+    maps = normal(2, 3, *size)
+    ours = gaussian_blur(maps, sigma)
+    for i in np.ndindex(2, 3):
+        theirs = gaussian_filter(maps[i].double().numpy(), sigma, mode='reflect', truncate=4)
+        np.testing.assert_allclose(ours[i].numpy(), theirs, atol=1e-5)
+
+
+def test_gaussian_blur_of_sigma_zero_is_nothing(normal):
+    maps = normal(2, 4, 4)
+    assert torch.equal(gaussian_blur(maps, 0), maps)
+
+
+def test_minmax_by_hand():
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[-4.0, 0.0], [-1.0, -2.0]]])
+    wanted = torch.tensor([[[0, 0.5], [0.25, 1]], [[0, 1], [0.75, 0.5]]])
+    torch.testing.assert_close(minmax(maps, (-2, -1)), wanted)
+    torch.testing.assert_close(minmax(maps, (0, 1, 2)), (maps + 4) / 9)
+
+
+@pytest.mark.parametrize('value', [0.0, 0.3, -1e6])
+def test_minmax_does_not_stretch_rounding_noise(value):
+    maps = torch.full((1, 4, 4), value)
+    maps[0, 0, 0] += abs(value) * 1e-7
+    assert not minmax(maps, (-2, -1)).any()
+    tiny = torch.tensor([1e-12, 3e-12])
+    torch.testing.assert_close(minmax(tiny, (0,)), torch.tensor([0.0, 1.0]))
+
+
+def test_resize_by_hand():
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    up = resize_to_grid(ramp, 4, 8)[0, 0, 0]
+    torch.testing.assert_close(up, torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]))
+    assert resize_to_grid(ramp, 4, 4) is ramp
+    assert resize_to_grid(ramp, 2, 3).shape == (1, 1, 2, 3)
+
+
+def test_shrinking_loses_no_patch():
+    """Every patch of a fine grid counts in a coarse one; sampling points would miss these single patches."""
+    maps = torch.zeros(1, 1, 32, 32)
+    maps[..., 3::8, 3::8] = 64.0
+    small = resize_to_grid(maps, 4, 4)
+    torch.testing.assert_close(small[..., 1:3, 1:3], torch.ones(1, 1, 2, 2))
+    assert small.min() > 0.9
+
+
+def test_align_in_time_by_hand():
+    maps = torch.arange(9.0).reshape(1, 9, 1, 1)
+    assert align_in_time(maps, 3).flatten().tolist() == [0, 2.5, 6.5]
+    assert align_in_time(maps, 5).flatten().tolist() == [0, 1.5, 3.5, 5.5, 7.5]
+    assert align_in_time(maps, 2).flatten().tolist() == [0, 4.5]
+    assert align_in_time(maps, 9) is maps
+    assert align_in_time(maps.expand(2, 9, 3, 4), 3).shape == (2, 3, 3, 4)
+
+
+@pytest.mark.parametrize(('frames', 'latents'), [(8, 3), (9, 4), (9, 1), (2, 3), (1, 2), (9, 10)])
+def test_frames_that_no_causal_autoencoder_makes(frames, latents):
+    with pytest.raises(ValueError, match=f'{frames} pixel frames do not belong to {latents} latent frames'):
+        align_in_time(torch.zeros(1, frames, 2, 2), latents)
+
+
+def test_entropy_by_hand():
+    point = torch.zeros(1, 1, 1, 2, 2)
+    point[..., 0, 0] = 3
+    half = torch.tensor([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 2, 2)
+    skewed = torch.tensor([4.0, 2.0, 1.0, 1.0]).reshape(1, 1, 1, 2, 2)
+    maps = torch.cat([point, half, torch.ones_like(half), skewed])
+    torch.testing.assert_close(entropy(maps), torch.tensor([0, 0.5, 1, 1.75 / math.log2(4)]))

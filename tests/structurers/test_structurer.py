@@ -1,0 +1,173 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vipo.registry import STRUCTURERS
+from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer, UniformAllocator
+from vipo.structurers.backbones import Backbone, Features
+
+
+class Patches(Backbone):
+    """Mean and spread of each 4 x 4 patch: a backbone that anyone can write."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, pixels):
+        self.batches.append(len(pixels))
+        return Features(torch.cat([F.avg_pool2d(pixels, 4), F.avg_pool2d(pixels**2, 4)], dim=1))
+
+
+class Brightness(Allocator):
+    """The first channel itself: a map that can be worked out by hand."""
+
+    def __call__(self, features, cls_attention=None):
+        return features[:, :, 0]
+
+
+@pytest.fixture
+def pixels(normal):
+    """``pixels(B, F, Y, X)``"""
+    return lambda batch, frames, height, width: normal(batch, 3, frames, height, width).sigmoid()
+
+
+def test_plain_objects_are_enough(pixels):
+    maps = PerceptualStructurer(Patches(), PCAAllocator())(pixels(3, 1, 32, 32), (1, 16, 16))
+    assert maps.shape == (3, 1, 1, 16, 16)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+
+
+@pytest.mark.parametrize('grid', [(3, 16, 16), (9, 5, 3), (2, 8, 6)])
+@pytest.mark.parametrize('normalize', ['mean', 'minmax'])
+def test_contract(pixels, grid, normalize):
+    structurer = PerceptualStructurer(Patches(), PCAAllocator(), normalize=normalize)
+    maps = structurer(pixels(2, 9, 32, 24), grid)
+    assert maps.shape == (2, 1, *grid)
+    assert maps.isfinite().all()
+    assert maps.min() >= 0
+    assert (maps.amax((1, 2, 3, 4)) > 0).all()
+    if normalize == 'mean':
+        torch.testing.assert_close(maps.mean((1, 2, 3, 4)), torch.ones(2))
+    else:
+        assert maps.max() <= 1
+        assert maps.mean() < 0.9
+    assert structurer.constant_maps == 0
+
+
+@pytest.mark.parametrize('normalize', ['mean', 'minmax'])
+def test_map_by_hand(normalize):
+    """Nine frames of brightness t / 10, whose right half is black, on three latent frames."""
+    pixels = torch.zeros(1, 3, 9, 8, 16)
+    pixels[..., :8] = torch.arange(9.0).reshape(1, 1, 9, 1, 1) / 10
+    maps = PerceptualStructurer(Patches(), Brightness(), normalize=normalize)(pixels, (3, 2, 4))
+    wanted = torch.tensor([0.0, 0.25, 0.65]).reshape(1, 1, 3, 1, 1) * torch.tensor([1.0, 1, 0, 0])
+    if normalize == 'mean':
+        wanted = wanted / 0.15
+    torch.testing.assert_close(maps, wanted.expand(1, 1, 3, 2, 4))
+
+
+def test_map_points_at_the_object():
+    pixels = torch.full((1, 3, 1, 32, 32), 0.2)
+    pixels[..., 8:24, 8:16] = 0.9
+    maps = PerceptualStructurer(Patches(), PCAAllocator())(pixels, (1, 8, 8))[0, 0, 0]
+    assert maps[2:6, 2:4].min() > 2 * maps[:, 6:].max()
+
+
+@pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
+def test_constant_picture_becomes_ones_and_is_counted(pixels, value):
+    batch = pixels(3, 1, 32, 32)
+    batch[1] = value
+    structurer = PerceptualStructurer(Patches(), PCAAllocator())
+    maps = structurer(batch, (1, 8, 8))
+    assert torch.equal(maps[1], torch.ones(1, 1, 8, 8))
+    assert maps[0].std() > 0.1
+    assert structurer.constant_maps == 1
+    structurer(batch, (1, 8, 8))
+    assert structurer.constant_maps == 2
+
+
+def test_uniform_allocator_is_ones_but_not_counted(pixels):
+    structurer = PerceptualStructurer(Patches(), UniformAllocator())
+    assert torch.equal(structurer(pixels(2, 1, 16, 16), (1, 4, 4)), torch.ones(2, 1, 1, 4, 4))
+    assert structurer.constant_maps == 0
+
+
+@pytest.mark.parametrize('normalize', ['mean', 'minmax'])
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf, -torch.inf, 'negative'])
+def test_map_of_a_faulty_allocator_becomes_ones_and_is_counted(pixels, fault, normalize):
+    class Faulty(Allocator):
+        def __call__(self, features, cls_attention=None):
+            maps = features[:, :, 0].clone()
+            maps[0] = -1 - maps[0] if fault == 'negative' else fault
+            return maps
+
+    structurer = PerceptualStructurer(Patches(), Faulty(), normalize)
+    maps = structurer(pixels(2, 1, 16, 16), (1, 4, 4))
+    assert torch.equal(maps[0], torch.ones(1, 1, 4, 4))
+    assert maps.isfinite().all()
+    assert maps[1].std() > 0
+    assert structurer.constant_maps == 1
+
+
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf])
+def test_broken_backbone_is_an_error_that_names_it(pixels, fault):
+    class Broken(Patches):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            out.map[0, 0, 0, 0] = fault
+            return out
+
+    with pytest.raises(ValueError, match='Broken returned features that are not finite'):
+        PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 1, 16, 16), (1, 4, 4))
+
+
+def test_frames_per_batch_changes_memory_and_not_the_result(pixels):
+    batch = pixels(3, 5, 16, 16)
+    small, large = Patches(), Patches()
+    maps = PerceptualStructurer(small, PCAAllocator(), frames_per_batch=4)(batch, (2, 4, 4))
+    torch.testing.assert_close(maps, PerceptualStructurer(large, PCAAllocator())(batch, (2, 4, 4)), atol=1e-6, rtol=0)
+    assert small.batches == [4, 4, 4, 3]
+    assert large.batches == [15]
+
+
+def test_attention_reaches_the_allocator_in_order(pixels):
+    class Attentive(Patches):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            return Features(out.map, out.map[:, 0] * 2)
+
+    seen = {}
+
+    class Spy(Allocator):
+        def __call__(self, features, cls_attention=None):
+            seen.update(features=features, attention=cls_attention)
+            return features[:, :, 0]
+
+    PerceptualStructurer(Attentive(), Spy(), frames_per_batch=4)(pixels(2, 3, 16, 12), (3, 4, 3))
+    assert seen['features'].shape == (2, 3, 6, 4, 3)
+    assert torch.equal(seen['attention'], seen['features'][:, :, 0] * 2)
+
+
+def test_frames_that_do_not_fit_the_latents(pixels):
+    with pytest.raises(ValueError, match='causal'):
+        PerceptualStructurer(Patches(), PCAAllocator())(pixels(1, 8, 16, 16), (3, 4, 4))
+
+
+def test_built_from_a_config(pixels):
+    config = {
+        'type': 'PerceptualStructurer',
+        'backbone': {'type': 'DINOv2Backbone', 'pretrained': 'vipo://tiny-dinov2'},
+        'allocator': {'type': 'PCAAllocator', 'components': 2, 'orientation': 'feature_norm'},
+        'normalize': 'minmax',
+    }
+    structurer = STRUCTURERS.build(config)
+    assert structurer.allocator.components == 2
+    maps = structurer(pixels(2, 1, 32, 32), (1, 8, 8))
+    assert maps.shape == (2, 1, 1, 8, 8)
+    assert maps.max() <= 1
+
+
+def test_unknown_normalization():
+    with pytest.raises(ValueError, match=r'structurer\.normalize'):
+        PerceptualStructurer(Patches(), PCAAllocator(), normalize='softmax')
