@@ -15,7 +15,7 @@ def test_by_hand():
 def test_interval_is_scipys_paired_percentile_bootstrap():
     rng = np.random.default_rng(0)
     before = rng.normal(1, 2, 80)
-    after = before + rng.normal(0.5, 1, 80)
+    after = before + rng.normal(3, 0.5, 80)
     gain = paired_gain(before, after)
 
     def statistic(x, y, axis):

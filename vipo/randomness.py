@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from any sequence of integers and strings; equal parts give equal seeds on every machine."""
+    parts = tuple(int(p) if isinstance(p, Integral) else p for p in parts)
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') >> 1
 

@@ -71,6 +71,12 @@ def test_frozen_models_stay_out_of_the_runner(finished):
     assert not inside & set(frozen)
 
 
+def test_policy_never_enters_train_mode(finished):
+    """MMEngine calls model.train() before every iteration; dropout would then break the ratio."""
+    finished.components.policy.train()
+    assert not any(m.training for m in finished.components.policy.modules())
+
+
 @pytest.mark.parametrize('name', ['grpo_tiny_sd3', 'uniform_tiny_sd3'])
 def test_baselines_run(cfg, name):
     runner = run(cfg(name))

@@ -4,12 +4,15 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import Registry
 
 import vipo.registry
 from vipo.diffusion import FlowKernel
-from vipo.registry import ALLOCATORS, BACKBONES, KERNELS, ROOTS, STRUCTURERS, ConfigError
+from vipo.registry import ALLOCATORS, BACKBONES, KERNELS, ROOTS, STRUCTURERS, ConfigError, build_component
 from vipo.structurers import PCAAllocator, PerceptualStructurer
 from vipo.structurers.backbones import Backbone, Features
+
+TOYS = Registry('toy', build_func=build_component, scope='vipo', locations=['vipo_toys'])
 
 
 class PixelBackbone(Backbone):
@@ -68,9 +71,17 @@ def test_built_object_is_taken_as_it_is():
         ('loss', 'PolicyLoss'),
     ],
 )
-def test_shipped_component_is_found_without_an_import(root, name):
+def test_shipped_component_is_registered(root, name):
     ROOTS[root].import_from_location()
     assert name in ROOTS[root].module_dict
+
+
+def test_location_is_imported_when_first_asked(tmp_path, monkeypatch):
+    (tmp_path / 'vipo_toys.py').write_text(
+        f'from {__name__} import TOYS\n\n@TOYS.register_module()\nclass Ball: pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(TOYS.build({'type': 'Ball'})).__name__ == 'Ball'
 
 
 @pytest.mark.parametrize(

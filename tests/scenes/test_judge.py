@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vipo.scenes.draw import draw
-from vipo.scenes.grammar import COLORS, POSITIONS, SHAPES, SIZES, Scene, SceneObject, random_scene
+from vipo.scenes.grammar import COLORS, POSITIONS, RELATIONS, SHAPES, SIZES, Scene, SceneObject, random_scene
 from vipo.scenes.judge import SceneJudge
 
 PARTS = ('color', 'shape', 'size', 'position', 'count')
@@ -124,6 +124,42 @@ def test_specks_are_no_objects(judge):
     assert judge(pixels, [truth[0].prompt]).scores.item() == 1
     pixels[0, :, :, 2:8, 2:8] = blue
     assert judge(pixels, [truth[0].prompt]).parts['count'].item() == 0
+
+
+def painted(*squares):
+    """A gray picture with squares of 20 pixels, ``(color, x, y)`` of their centres."""
+    pixels = torch.full((1, 3, 1, 64, 64), 0.55)
+    for color, x, y in squares:
+        pixels[0, :, 0, y - 10 : y + 10, x - 10 : x + 10] = torch.tensor(COLORS[color]).reshape(3, 1, 1)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ('x', 'y', 'place'),
+    [(32, 32, 'center'), (16, 32, 'left'), (48, 36, 'right'), (28, 16, 'top'), (32, 50, 'bottom'), (22, 12, 'top')],
+)
+def test_position_by_hand(judge, x, y, place):
+    """A picture has one position at most; towards a corner the larger offset decides."""
+    prompts = [f'a small red square at the {p} on a plain gray background' for p in POSITIONS]
+    position = judge(painted(('red', x, y)).expand(5, -1, -1, -1, -1), prompts).parts['position']
+    assert [p for p, holds in zip(POSITIONS, position, strict=True) if holds] == [place]
+
+
+@pytest.mark.parametrize(
+    ('red', 'blue', 'relation'),
+    [
+        ((16, 32), (48, 32), 'left of'),
+        ((50, 36), (16, 20), 'right of'),
+        ((32, 12), (40, 52), 'above'),
+        ((32, 52), (24, 12), 'below'),
+        ((32, 32), (32, 32), None),
+    ],
+)
+def test_relation_by_hand(judge, red, blue, relation):
+    prompts = [f'a small red square {r} a small blue square on a plain gray background' for r in RELATIONS]
+    picture = painted(('red', *red), ('blue', *blue)).expand(4, -1, -1, -1, -1)
+    position = judge(picture, prompts).parts['position']
+    assert [r for r, holds in zip(RELATIONS, position, strict=True) if holds] == ([relation] if relation else [])
 
 
 def test_other_prompts_are_refused(judge):

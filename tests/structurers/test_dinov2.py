@@ -45,9 +45,9 @@ def test_features_are_those_of_transformers(backbone, plain, pictures, height, w
     x = pictures(height, width)
     tokens = plain(imagenet(x)).last_hidden_state
     out = backbone(x)
-    assert out.map.shape == (2, 64, height // PATCH, width // PATCH)
+    assert out.map.shape == (2, plain.config.hidden_size, height // PATCH, width // PATCH)
     assert out.cls_attention is None
-    torch.testing.assert_close(out.map, dense(tokens[:, 1:], height // PATCH, width // PATCH), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.map, dense(tokens[:, 1:], height // PATCH, width // PATCH), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(('size', 'rounded'), [((66, 49), (64, 48)), ((63, 67), (64, 68)), ((3, 9), (4, 8))])
@@ -80,7 +80,7 @@ def test_cls_attention_is_the_last_layers_mean_over_heads(plain, backbone, pictu
     wanted = sum(heads[:, h, 0, 1:] for h in range(heads.shape[1])) / heads.shape[1]
     assert out.cls_attention.shape == (2, 8, 12)
     torch.testing.assert_close(out.cls_attention.flatten(1), wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(out.map, backbone(x).map, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(out.map, backbone(x).map, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize('attention', [False, True])
@@ -94,7 +94,7 @@ def test_registers_are_dropped_with_the_cls_token(tmp_path, pictures, attention)
     out = DINOv2Backbone(str(tmp_path), cls_attention=attention)(x)
     tokens = model(imagenet(x)).last_hidden_state
     assert tokens.shape[1] == 1 + 4 + 6
-    torch.testing.assert_close(out.map, dense(tokens[:, 5:], 2, 3), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.map, dense(tokens[:, 5:], 2, 3), atol=1e-3, rtol=1e-3)
     if attention:
         assert out.cls_attention.shape == (2, 2, 3)
         assert (out.cls_attention.sum((1, 2)) < 0.95).all()

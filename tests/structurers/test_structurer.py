@@ -131,6 +131,12 @@ def test_frames_per_batch_changes_memory_and_not_the_result(pixels):
     assert large.batches == [15]
 
 
+def test_samples_do_not_see_each_other(pixels):
+    batch, structurer = pixels(3, 5, 16, 16), PerceptualStructurer(Patches(), PCAAllocator())
+    alone = torch.cat([structurer(clip[None], (2, 4, 4)) for clip in batch])
+    torch.testing.assert_close(structurer(batch, (2, 4, 4)), alone, atol=1e-5, rtol=0)
+
+
 def test_attention_reaches_the_allocator_in_order(pixels):
     class Attentive(Patches):
         def __call__(self, pixels):

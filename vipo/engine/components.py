@@ -41,6 +41,10 @@ class RolloutOptions:
     selector: StepSelector
     share_initial_noise: bool = False
 
+    def __post_init__(self) -> None:
+        if self.kernel.eta == 0:
+            raise ConfigError('rollout.kernel.eta is 0: the ODE explores nothing, so there is nothing to learn from')
+
 
 @dataclass
 class EvaluationOptions:

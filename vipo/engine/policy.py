@@ -34,6 +34,10 @@ class Policy(BaseModel):
         """Velocity, see :meth:`vipo.generators.base.Generator.velocity`."""
         return self.generator.velocity(latents, sigma, conditioning)
 
+    def train(self, mode: bool = True) -> Policy:
+        """Stay in evaluation mode: dropout in a replay would make it another policy than the one that sampled."""
+        return super().train(False)
+
     def init_weights(self) -> None:
         """Nothing: the generator was loaded with its weights."""
 

@@ -20,10 +20,9 @@ from vipo.engine.checkpoint import find_latest
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, count_parameters
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
-from vipo.registry import RUNNERS, ConfigError
+from vipo.registry import ConfigError
 
 
-@RUNNERS.register_module()
 class PolicyRunner(Runner):
     """MMEngine's runner, with the components of the run and its clock beside the model."""
 
@@ -71,9 +70,10 @@ def build_runner(cfg: Config) -> PolicyRunner:
         # MMEngine would hand a CUDA device to DDP.
         cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'device_ids': None})
     components = build_components(cfg)
+    seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
     dataloader.setdefault('batch_size', components.batch.prompts_per_iteration // get_world_size())
-    dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': 0})
+    dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': seed})
     runner = PolicyRunner(
         components,
         work_dir=cfg.work_dir,

@@ -29,7 +29,6 @@ def _child(name: str, *locations: str) -> Registry:
 LOOPS = _child('LOOPS', 'vipo.engine')
 HOOKS = _child('HOOKS', 'vipo.engine')
 LOG_PROCESSORS = _child('LOG_PROCESSORS', 'vipo.engine')
-RUNNERS = _child('RUNNERS', 'vipo.engine')
 DATASETS = _child('DATASETS', 'vipo.datasets')
 # Nothing of ours yet; without a child, MMEngine would warn at every build.
 MODELS = _child('MODELS')
@@ -62,7 +61,6 @@ __all__ = [
     'PARAM_SCHEDULERS',
     'REWARDS',
     'ROOTS',
-    'RUNNERS',
     'STEP_SELECTORS',
     'STRUCTURERS',
     'VISBACKENDS',
