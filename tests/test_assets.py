@@ -64,18 +64,19 @@ def test_generator_recognises_its_prompts_and_leaves_something_to_learn():
 
 
 @pytest.mark.slow
-def test_reward_prefers_the_true_drawing_over_every_kind_of_flaw():
+def test_reward_prefers_the_true_drawing():
+    """Per kind of flaw, how often the true drawing wins. The shipped reward is blind to placement: see embedded.md."""
     reward, rng = HPSReward(checkpoint='vipo://tiny-hps'), random.Random(77)
-    true = scenes(64, 78)
+    true = scenes(128, 78)
     prompts = [s.prompt for s in true]
     good = reward(draw(true, 1).pixels[:, :, None], prompts).scores
-    for flaw in FLAWS:
+    for flaw in set(FLAWS) - {'placement'}:
         if flaw == 'pixels':
             pixels = spoil(draw(true, 1).pixels, 1.0, torch.Generator().manual_seed(0))
         else:
-            pixels = draw([flawed(s, flaw, rng) for s in true], 1).pixels
+            pixels = draw([flawed(s, flaw, rng) for s in true], 2).pixels
         bad = reward(pixels[:, :, None], prompts).scores
-        assert (good > bad).float().mean() > 0.6, flaw
+        assert (good > bad).float().mean() > (0.65 if flaw == 'shape' else 0.9), flaw
         assert good.mean() > bad.mean(), flaw
 
 

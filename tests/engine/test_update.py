@@ -40,25 +40,26 @@ def test_train_mode_of_a_module_is_noticed(cfg):
 
 
 def test_micro_batch_size_changes_memory_and_not_the_result(tmp_path):
-    """Plain SGD, so that the weights show the gradients and not their signs."""
-    sgd = {'type': 'SGD', 'lr': 0.1, '_delete_': True}
-    results = [
-        weights(
-            run(
-                small_config(
-                    tmp_path / str(size),
-                    batch__micro_batch_size=size,
-                    train_cfg__max_iters=1,
-                    optim_wrapper__optimizer=dict(sgd),
-                    evaluation=None,
-                )
+    """Plain gradient descent with step 1 and no clipping: the weights show the gradient itself."""
+    results = []
+    for size in (1, 2, 4):
+        runner = run(
+            small_config(
+                tmp_path / str(size),
+                batch__micro_batch_size=size,
+                batch__updates_per_iteration=1,
+                train_cfg__max_iters=1,
+                optim_wrapper={'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 1.0}, '_delete_': True},
+                evaluation=None,
             )
         )
-        for size in (1, 2, 4)
-    ]
-    for other in results[1:]:
-        assert all(torch.allclose(results[0][k], other[k], atol=1e-5, rtol=0) for k in other)
-    assert any(not torch.equal(results[0][k], results[1][k]) for k in results[0])
+        results.append((weights(runner), history(runner)[0]['policy_loss']))
+    (first, loss), *others = results
+    for other, other_loss in others:
+        assert other_loss == pytest.approx(loss, abs=1e-5)
+        assert all(torch.allclose(first[k], other[k], atol=1e-5, rtol=0) for k in first)
+    start = weights(build_runner(small_config(tmp_path / 'start')))
+    assert max((first[k] - start[k]).abs().max() for k in first) > 1e-3, 'there must be a gradient to compare'
 
 
 def test_gradient_that_is_not_finite_stops_before_the_optimiser_step(cfg):
