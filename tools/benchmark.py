@@ -1,9 +1,14 @@
-"""Measure where the time of a policy iteration goes.
+"""Measure where the time of a policy iteration goes, and how much signal there is in its gradient.
 
     python tools/benchmark.py loop configs/vipo_tiny_sd3.py --iterations 3
+    python tools/benchmark.py signal configs/vipo_tiny_sd3.py --iterations 6
 
 ``loop`` runs the real training loop with timers around every forward pass of a model and every backward pass, and
 prints what share of an iteration is neither: noise, kernels, log-probs, maps' linear algebra, bookkeeping.
+
+``signal`` computes the gradient of several independent iterations without stepping, and prints the mean cosine between
+them. Near 0 the gradients are noise and a learning rate that suits them is tiny; rollout settings can be compared this
+way in minutes, before any training.
 """
 
 from __future__ import annotations
@@ -99,19 +104,77 @@ def benchmark_loop(config: str, iterations: int, options: dict) -> dict[str, flo
     return result
 
 
+class _Discard:
+    """Stands in for the optimiser: collects gradients and never steps."""
+
+    def backward(self, loss) -> None:
+        loss.backward()
+
+    def step(self) -> None: ...
+
+    def zero_grad(self) -> None: ...
+
+
+def benchmark_signal(config: str, iterations: int, options: dict) -> dict[str, float]:
+    """Mean cosine, with its standard error, between gradients of independent iterations of the untrained policy."""
+    import torch
+
+    from vipo.engine.config import override, read_config
+    from vipo.engine.runner import build_runner
+    from vipo.engine.update import update
+
+    cfg = read_config(config)
+    override(cfg, {**options, 'batch.updates_per_iteration': 1, 'evaluation': None, 'log_level': 'WARNING'})
+    cfg.work_dir = tempfile.mkdtemp(prefix='vipo_benchmark_')
+    runner = build_runner(cfg)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    c, loop = runner.components, runner.train_loop
+    parameters = c.generator.trainable_parameters()
+    gradients, rewards, spreads = [], [], []
+    for number, batch in zip(range(iterations), loop.dataloader, strict=False):
+        loop._iter = number
+        runner.clock.start_iteration(f'gradient {number + 1}/{iterations}')
+        samples = loop.prepare(batch)
+        loop.rollout(samples)
+        loop.decode(samples)
+        loop.reward(samples)
+        loop.allocate(samples)
+        for parameter in parameters:
+            parameter.grad = None
+        update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance)
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        rewards.append(samples.reward.scores.mean().item())
+        spreads.append(samples.reward.scores.view(-1, c.batch.group_size).std(dim=1).mean().item())
+    runner.clock.clear()
+    unit = torch.nn.functional.normalize(torch.stack(gradients), dim=1)
+    upper = torch.triu_indices(iterations, iterations, 1)
+    cosines = (unit @ unit.T)[upper[0], upper[1]]
+    return {
+        'cosine': cosines.mean().item(),
+        'standard error': (cosines.std() / len(cosines) ** 0.5).item(),
+        'reward': sum(rewards) / iterations,
+        'std within group': sum(spreads) / iterations,
+    }
+
+
 def main() -> None:
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=['loop'])
+    parser.add_argument('what', choices=['loop', 'signal'])
     parser.add_argument('config')
     parser.add_argument('--iterations', type=int, default=3)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args()
-    result = benchmark_loop(args.config, args.iterations, args.cfg_options)
-    for name, seconds in result.items():
-        print(f'{name:18s} {seconds:8.3f} s  {seconds / result["total"]:6.1%}')
+    if args.what == 'loop':
+        result = benchmark_loop(args.config, args.iterations, args.cfg_options)
+        for name, seconds in result.items():
+            print(f'{name:18s} {seconds:8.3f} s  {seconds / result["total"]:6.1%}')
+    else:
+        result = benchmark_signal(args.config, max(3, args.iterations), args.cfg_options)
+        for name, value in result.items():
+            print(f'{name:18s} {value:8.4f}')
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')
         print(f'figures in {args.out}')
