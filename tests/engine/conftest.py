@@ -19,6 +19,7 @@ SMALL = {
     'train_cfg.max_iters': 2,
     'batch.prompts_per_iteration': 2,
     'batch.group_size': 4,
+    'batch.updates_per_iteration': 2,
     'batch.micro_batch_size': 4,
     'rollout.num_steps': 4,
     'evaluation.num_prompts': 6,

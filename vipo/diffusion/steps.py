@@ -79,7 +79,9 @@ class Window(StepSelector):
         self.size, self.first, self.last = size, first, last
 
     def choose(self, num_steps: int, rng: random.Random) -> StepPlan:
-        end = _trainable(num_steps)[-1] if self.last is None else min(self.last, num_steps - 2)
+        end = _trainable(num_steps)[-1]
+        if self.last is not None:
+            end = min(self.last, end)
         if end - self.first + 1 < self.size:
             raise ValueError(
                 f'a window of {self.size} steps does not fit between steps {self.first} and {end} of {num_steps}; '

@@ -27,7 +27,7 @@ def before_after(
         path: of the PNG.
         title: first line of the sheet.
     """
-    gap, head, words = 10, 44, 48
+    gap, head, words = 10, 44, 60
     cell_height = words + 2 * (side + 18) + gap
     rows = -(-len(prompts) // columns)
     sheet = Canvas(gap + columns * (side + gap), head + rows * cell_height)
