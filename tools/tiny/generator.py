@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -189,6 +190,9 @@ def _save(pipe: StableDiffusion3Pipeline, folder: Path) -> None:
     pipe.save_pretrained(folder, safe_serialization=True)
     for name in ('transformer', 'vae', 'text_encoder', 'text_encoder_2', 'text_encoder_3'):
         save_half(getattr(pipe, name), folder / name)
+    for file in folder.rglob('*.json'):  # diffusers notes where it loaded from
+        text = file.read_text()
+        file.write_text(re.sub(r'\n *"_name_or_path": "[^"]*",', '', text))
 
 
 @torch.no_grad()
