@@ -134,11 +134,7 @@ def benchmark_signal(config: str, iterations: int, options: dict) -> dict[str, f
     for number, batch in zip(range(iterations), loop.dataloader, strict=False):
         loop._iter = number
         runner.clock.start_iteration(f'gradient {number + 1}/{iterations}')
-        samples = loop.prepare(batch)
-        loop.rollout(samples)
-        loop.decode(samples)
-        loop.reward(samples)
-        loop.allocate(samples)
+        samples = loop.collect(batch)
         for parameter in parameters:
             parameter.grad = None
         update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance)

@@ -53,13 +53,7 @@ class PolicyLoop(IterBasedTrainLoop):
         runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         self.clock.start_iteration(f'iteration {self._iter + 1}/{self._max_iters}')
-        samples = self.prepare(data_batch)
-        self.rollout(samples)
-        self.decode(samples)
-        runner.call_hook('after_rollout', samples=samples)
-        self.reward(samples)
-        runner.call_hook('after_reward', samples=samples)
-        self.allocate(samples)
+        samples = self.collect(data_batch)
         logs = update(
             runner.model, runner.optim_wrapper, samples, self.components, self.clock, tolerance=self.ratio_tolerance
         )
@@ -68,6 +62,17 @@ class PolicyLoop(IterBasedTrainLoop):
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=mean_over_ranks(logs))
         self._iter += 1
+
+    def collect(self, data_batch: dict[str, list]) -> Samples:
+        """Everything of an iteration before the update: samples with their advantages and maps."""
+        samples = self.prepare(data_batch)
+        self.rollout(samples)
+        self.decode(samples)
+        self.runner.call_hook('after_rollout', samples=samples)
+        self.reward(samples)
+        self.runner.call_hook('after_reward', samples=samples)
+        self.allocate(samples)
+        return samples
 
     def prepare(self, data_batch: dict[str, list]) -> Samples:
         """Repeat each prompt by the group size, encode it once, and fix every seed and the steps to train."""
