@@ -1,9 +1,10 @@
 """Train the embedded models from nothing but drawn scenes.
 
-    python tools/make_tiny.py vae generator refine reward backbone prompts --out vipo/assets
+    python tools/make_tiny.py vae generator refine polish reward backbone prompts --out vipo/assets
 
 Each stage is seeded and writes the layout of its full-size sibling; pictures of the progress go to ``--report``.
-The stage ``generator`` needs the result of ``vae`` in ``--out``, and ``refine`` that of ``generator``.
+The stage ``generator`` needs the result of ``vae`` in ``--out``, ``refine`` that of ``generator``, and
+``polish`` that of ``refine``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ STAGES = {
     'vae': (vae.train, 4500, 8),
     'generator': (generator.train, 2400, 48),
     'refine': (generator.refine, 3000, 48),
-    'reward': (reward.train, 2000, 96),
+    'polish': (generator.polish, 5000, 48),
+    'reward': (reward.train, 3000, 96),
     'backbone': (backbone.train, 800, 24),
     'prompts': (prompts.write, 0, 0),
 }

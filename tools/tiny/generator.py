@@ -127,6 +127,12 @@ def refine(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
     _fit(pipe, out, report / 'refine', steps, batch, seed + 1, lr=8e-4)
 
 
+def polish(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
+    """A third cycle, again on other scenes: shapes are what a small transformer learns last."""
+    pipe = StableDiffusion3Pipeline.from_pretrained(out / 'tiny-sd3', dtype=torch.float32)
+    _fit(pipe, out, report / 'polish', steps, batch, seed + 2, lr=8e-4)
+
+
 def _fit(
     pipe: StableDiffusion3Pipeline,
     out: Path,

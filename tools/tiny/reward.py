@@ -99,7 +99,7 @@ def _blur(pixels: Tensor) -> Tensor:
     return F.interpolate(F.interpolate(pixels, scale_factor=0.2, mode='area'), size=pixels.shape[-2:], mode='bilinear')
 
 
-def spoil(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+def spoil(pixels: Tensor, amount: float | Tensor, generator: torch.Generator) -> Tensor:
     """A generator's pixel flaws: melted shapes, washed colours, ghosts, noise. ``amount`` 1 spoils, 0.1 is harmless."""
     kind = torch.randint(5, (len(pixels),), generator=generator)
     amounts = amount * (0.5 + torch.rand(len(pixels), generator=generator))
@@ -123,20 +123,51 @@ def spoil(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     return out.clamp(0, 1)
 
 
-def batches(batch: int, seed: int):
-    """Endless ``(prompts, preferred, rejected)``."""
+def relative(scene: Scene, rng: random.Random) -> Scene:
+    """A scene with the same colours, count and ground: only shapes, sizes and placement tell the two apart."""
+    things = tuple(replace(t, shape=rng.choice(SHAPES), size=rng.choice(SIZES)) for t in scene.objects)
+    terms = POSITIONS if len(things) == 1 else RELATIONS
+    return replace(scene, objects=things, placement=rng.choice(terms))
+
+
+def families(count: int, members: int, rng: random.Random) -> list[Scene]:
+    """``count`` families of ``members`` relatives each, no two of which are the same scene in other words."""
+    out: list[Scene] = []
+    for _ in range(count):
+        head = random_scene(rng, 0.45)
+        family: dict[str, Scene] = {}
+        while len(family) < members:
+            member = relative(head, rng)
+            family.setdefault(min(member.prompt, _in_other_words(member).prompt), member)
+        out += family.values()
+    return out
+
+
+def _in_other_words(scene: Scene) -> Scene:
+    return replace(scene.mirrored(), objects=scene.objects[::-1])
+
+
+def batches(batch: int, seed: int, members: int = 6):
+    """Endless ``(prompts, preferred (batch, 3, S, S), rejected (batch // 2, 3, S, S))``.
+
+    The batch is made of families, so that each picture meets near misses among the others. The rejected pictures are
+    those of the first half of the prompts with one thing wrong; where that is the pixels, they are worse than the
+    preferred picture by a random amount.
+    """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     kinds, weights = list(FLAWS), list(FLAWS.values())
     while True:
-        scenes = [random_scene(rng, 0.45) for _ in range(batch)]
-        flaws = rng.choices(kinds, weights, k=batch)
-        wrong = [s if f == 'pixels' else flawed(s, f, rng) for s, f in zip(scenes, flaws, strict=True)]
-        good = draw(scenes, rng.randrange(2**31)).pixels
-        bad = draw(wrong, rng.randrange(2**31)).pixels
-        spoiled = torch.tensor([f == 'pixels' for f in flaws])
-        bad = torch.where(spoiled[:, None, None, None], spoil(bad, 1.0, generator), spoil(bad, 0.12, generator))
-        yield [s.prompt for s in scenes], spoil(good, 0.12, generator), bad
+        scenes = families(batch // members, members, rng)
+        rng.shuffle(scenes)
+        half = scenes[: batch // 2]
+        flaws = rng.choices(kinds, weights, k=len(half))
+        wrong = [s if f == 'pixels' else flawed(s, f, rng) for s, f in zip(half, flaws, strict=True)]
+        wear = 0.4 * torch.rand(batch, generator=generator)
+        worse = torch.tensor([f == 'pixels' for f in flaws]) * (0.3 + 0.7 * torch.rand(len(half), generator=generator))
+        good = spoil(draw(scenes, rng.randrange(2**31)).pixels, wear, generator)
+        bad = spoil(draw(wrong, rng.randrange(2**31)).pixels, wear[: len(half)] + worse, generator)
+        yield [s.prompt for s in scenes], good, bad
 
 
 def build(vocabulary: int):
@@ -147,7 +178,7 @@ def build(vocabulary: int):
 
 
 def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
-    """Contrastive loss over prompts with each rejected picture as a hard negative, plus pairwise preference."""
+    """Contrastive loss over families of prompts with the rejected pictures as negatives, plus pairwise preference."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(CONTEXT)
     model = build(len(tokenizer))
@@ -165,7 +196,8 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
         scale = model.logit_scale.exp().clamp(max=40)
         logits = scale * texts @ images.T
         own = torch.arange(batch)
-        pair = logits[own, own] - logits[own, own + batch]
+        paired = own[: len(bad)]
+        pair = logits[paired, paired] - logits[paired, paired + batch]
         loss = F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :batch].T, own) + F.softplus(-pair).mean()
         optimizer.zero_grad()
         loss.backward()
