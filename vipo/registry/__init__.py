@@ -32,6 +32,7 @@ LOG_PROCESSORS = _child('LOG_PROCESSORS', 'vipo.engine')
 DATASETS = _child('DATASETS', 'vipo.datasets')
 # Nothing of ours yet; without a child, MMEngine would warn at every build.
 MODELS = _child('MODELS')
+MODEL_WRAPPERS = _child('MODEL_WRAPPERS')
 DATA_SAMPLERS = _child('DATA_SAMPLERS')
 OPTIMIZERS = _child('OPTIMIZERS')
 OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS')
@@ -55,6 +56,7 @@ __all__ = [
     'LOOPS',
     'LOSSES',
     'MODELS',
+    'MODEL_WRAPPERS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
