@@ -51,6 +51,19 @@ def test_a_terminal_line_is_rewritten_in_place_and_wiped(capsys, monkeypatch):
     assert written.endswith('\r\x1b[K')
 
 
+def test_a_terminal_line_never_wraps(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    monkeypatch.setenv('COLUMNS', '40')
+    clock = PhaseClock()
+    clock.status = 'ETA 0:10:00 | reward 0.9 | clipped 1.0% | |ratio-1| first 0 max 0.2'
+    clock.start_iteration('iteration 100/200')
+    time.sleep(0.11)
+    with clock.phase('rollout', 144):
+        pass
+    line = capsys.readouterr().err.removeprefix('\r\x1b[K')
+    assert line == 'iteration 100/200 | rollout 0/144 | ETA '[:39]
+
+
 def test_other_ranks_are_silent(capsys):
     clock = PhaseClock(quiet_seconds=0.0, enabled=False)
     clock.start_iteration('x')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -74,5 +75,7 @@ class PhaseClock:
         self._shown = now
         share = f' {self._done}/{self._total}' if self._total else ''
         line = ' | '.join(part for part in (self._title, f'{self._phase}{share}', self.status) if part)
-        sys.stderr.write(f'\r\x1b[K{line[:150]}' if self._live else line + '\n')
+        # A line that wraps could not be rewritten in place.
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f'\r\x1b[K{line[:width]}' if self._live else line + '\n')
         sys.stderr.flush()

@@ -32,7 +32,7 @@ class PolicyLogProcessor(LogProcessor):
         parts += [f'grad {tag["grad_norm"]:.3g}'] if 'grad_norm' in tag else []
         parts += [f'invalid {tag["reward_invalid"]:.1%}'] if tag['reward_invalid'] else []
         parts.append(f'{tag["seconds/total"]:.1f} s (' + ', '.join(f'{k} {v:.2f}' for k, v in seconds.items()) + ')')
-        runner.clock.status = f'ETA {datetime.timedelta(seconds=int(eta))} | reward {tag["reward"]:.4f}'
+        runner.clock.status = ' | '.join(part.split(' +- ')[0] for part in parts[1:5])
         if tag['clipped_fraction'] > 0.5:
             parts.append('WARNING: more than half of the ratios are clipped; raise loss.clip_range or lower lr')
         return tag, ' | '.join(parts)
