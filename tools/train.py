@@ -38,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace):
     """The config file with the command line applied; explicit flags win over ``--cfg-options``."""
+    from vipo.engine.checkpoint import resume_point, seed_of
     from vipo.engine.config import override, read_config
 
     sys.path.insert(0, str(Path(args.config).resolve().parent))
@@ -50,6 +51,10 @@ def load_config(args: argparse.Namespace):
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.seed is None and (point := resume_point(cfg)) is not None:
+            # What is resumed goes on with its own seed.
+            seed = seed_of(point)
+            override(cfg, {} if seed is None else {'randomness.seed': seed})
     return cfg
 
 

@@ -44,6 +44,9 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('loss.clip_range=0', ['loss.clip_range must be positive']),
         ('loss.mode=scalar', ["loss.mode='scalar'", 'structurer=None']),
         ('ema.decay=2', ['ema.decay']),
+        ('advantage.epss=1', ["config key 'advantage'", "Did you mean 'eps'"]),
+        ('advantage.scale=batch', ['scale must be one of']),
+        ('loss.kl_weight=0.1', ['loss.kl_weight needs the reference policy', 'keep_reference']),
         ('load_from=/nowhere.pth', ["'/nowhere.pth' does not exist"]),
         ('batch.group_size.x=2', ['--cfg-options batch.group_size.x', 'has no parts']),
     ],
@@ -95,7 +98,7 @@ def test_unknown_top_level_key_draws_a_warning_with_a_suggestion(cfg):
         assert unknown_keys(cfg(name)) == []
 
 
-def test_command_line_order():
+def test_command_line_order(capsys):
     path = str(ROOT / 'configs' / 'vipo_tiny_sd3.py')
     options = ['--cfg-options', 'randomness.seed=5', 'work_dir=a', 'reward.batch_size=2']
     config = load_config(parse_args([path, *options]))
@@ -103,8 +106,10 @@ def test_command_line_order():
     config = load_config(parse_args([path, '--seed', '7', '--work-dir', 'b', *options]))
     assert (config.randomness.seed, config.work_dir) == (7, 'b')
     assert load_config(parse_args([path])).work_dir == 'work_dirs/vipo_tiny_sd3'
-    config = load_config(parse_args([path, '--resume', 'x.pth']))
+    config = load_config(parse_args([path, '--resume', 'x.pth', '--seed', '0']))
     assert (config.resume, config.load_from) == (True, 'x.pth')
+    assert main([path, '--resume', 'x.pth']) == 2
+    assert "checkpoint 'x.pth' does not exist" in capsys.readouterr().err
     config = load_config(parse_args([path, '--resume']))
     assert (config.resume, config.load_from) == (True, None)
 

@@ -43,5 +43,8 @@ def test_two_processes_equal_one(tmp_path):
     assert moved.norm() > 0
     # Sums run in another order, and Adam's first steps magnify that where a gradient is nearly zero.
     assert apart.norm() < 0.02 * moved.norm()
-    rewards = [json.loads(line)['reward'] for line in (tmp_path / 'two' / 'history.jsonl').read_text().splitlines()]
-    assert rewards == pytest.approx([record['reward'] for record in history(one)], abs=1e-4)
+    rows = [json.loads(line) for line in (tmp_path / 'two' / 'history.jsonl').read_text().splitlines()]
+    for key in ('reward', 'reward_std', 'reward_invalid', 'map/entropy', 'policy_loss'):
+        assert [r[key] for r in rows] == pytest.approx([r[key] for r in history(one)], abs=1e-4), key
+    summaries = [json.loads((tmp_path / name / 'summary.json').read_text()) for name in ('one', 'two')]
+    assert summaries[0]['reward_before'] == pytest.approx(summaries[1]['reward_before'], abs=1e-6)

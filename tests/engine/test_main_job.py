@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.conftest import history, run, weights
+from tests.engine.conftest import history, run, small_config, weights
 from vipo.engine.checkpoint import load_tensors_only
+from vipo.engine.evaluation import Evaluation, evaluate
+from vipo.engine.runner import build_runner
+from vipo.registry import ConfigError
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    from tests.engine.conftest import small_config
-
     return run(small_config(tmp_path_factory.mktemp('job') / 'run'))
 
 
@@ -115,26 +116,51 @@ def run_free_velocity(config):
     return torch.no_grad()(GENERATORS.build(config.generator).velocity)
 
 
-def test_full_training_keeps_a_reference_only_where_asked(cfg):
+def test_full_training_keeps_a_reference_only_where_asked(cfg, tmp_path):
     runner = run(cfg(loss__kl_weight=0.01, generator__keep_reference=True))
     assert history(runner)[1]['kl'] > 0
-    with pytest.raises(ValueError, match='keep_reference'):
-        run(cfg(loss__kl_weight=0.01))
+    with pytest.raises(ConfigError, match='keep_reference'):
+        build_runner(small_config(tmp_path, loss__kl_weight=0.01))
 
 
-def test_evaluation_uses_the_average_and_training_goes_on_with_the_weights(cfg):
-    runner = run(cfg())
-    ema, before = runner.components.ema, weights(runner)
-    with ema.applied():
-        inside = weights(runner)
-    assert all(torch.equal(inside[k], ema.average[k]) for k in inside)
-    assert any(not torch.equal(inside[k], before[k]) for k in inside)
-    assert all(torch.equal(v, before[k]) for k, v in weights(runner).items())
+def test_evaluation_uses_the_average_and_training_goes_on_with_the_weights(finished):
+    """What the run stored as its last evaluation is what the averaged weights draw, and not what the others draw."""
+    c = finished.components
+    stored = Evaluation.load(Path(finished.work_dir, 'evaluations', 'iter_2.npz')).pixels
+
+    def draw():
+        options = {k: getattr(c.evaluation, k) for k in ('num_steps', 'batch_size', 'seed')}
+        return evaluate(c.generator, c.policy, c.evaluation.records, {}, clock=finished.clock, **options).pixels
+
+    before = weights(finished)
+    with c.ema.applied():
+        averaged, inside = draw(), weights(finished)
+    assert np.array_equal(stored, averaged)
+    assert not np.array_equal(stored, draw())
+    assert all(torch.equal(inside[k], c.ema.average[k]) for k in inside)
+    assert all(torch.equal(v, before[k]) for k, v in weights(finished).items())
+
+
+def test_run_without_evaluation_still_reports(cfg):
+    folder = Path(run(cfg(evaluation=None)).work_dir)
+    assert json.loads((folder / 'summary.json').read_text())['iterations'] == 2
+    assert (folder / 'reward_curve.png').exists()
+    assert not (folder / 'before_after.png').exists()
+
+
+def test_full_training_in_bfloat16_keeps_float32_weights(cfg, tmp_path):
+    runner = run(cfg(generator__dtype='bfloat16', evaluation=None))
+    generator = runner.components.generator
+    assert all(p.dtype == torch.float32 for p in generator.trainable_parameters())
+    assert generator.pipe.vae.dtype == torch.bfloat16
+    assert all(r['first_ratio_deviation'] == 0 for r in history(runner))
+    untrained = build_runner(small_config(tmp_path / 'start', generator__dtype='bfloat16', evaluation=None))
+    start = dict(untrained.components.policy.named_parameters())
+    moved = torch.cat([(p.detach() != start[n]).flatten() for n, p in runner.components.policy.named_parameters()])
+    assert moved.float().mean() > 0.9
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(tmp_path):
-    from tests.engine.conftest import small_config
-
     runs = [
         run(small_config(tmp_path / str(i), randomness__seed=seed, train_cfg__max_iters=1))
         for i, seed in enumerate((3, 3, 4))

@@ -1,5 +1,7 @@
 """Resume continues exactly, and a death while writing costs nothing that was written."""
 
+import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,8 +12,10 @@ import torch
 from mmengine.hooks import Hook
 
 from tests.engine.conftest import ROOT, history, run, small_config, weights
-from vipo.engine.checkpoint import find_latest, write_atomically
+from tools.train import load_config, parse_args
+from vipo.engine.checkpoint import find_latest, saved_checkpoints, write_atomically
 from vipo.engine.runner import build_runner
+from vipo.registry import ConfigError
 
 
 class Stop(Hook):
@@ -109,10 +113,72 @@ def test_old_checkpoints_are_removed(tmp_path):
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_3.pth')
 
 
-def test_checkpoint_of_another_model_is_refused(tmp_path, undisturbed):
+@pytest.mark.parametrize('ema', [None, {'decay': 0.9}])
+def test_checkpoint_of_another_model_is_refused(tmp_path, undisturbed, ema):
     path = f'{undisturbed.work_dir}/iter_4.pth'
     with pytest.raises(ValueError, match='does not belong to this config'):
-        run(small_config(tmp_path, load_from=path, generator__lora__rank=4))
+        run(small_config(tmp_path, load_from=path, generator__lora__rank=4, ema=ema))
+
+
+def test_adapters_of_another_rank_are_refused(tmp_path):
+    short = {'train_cfg__max_iters': 1, 'ema': None, 'evaluation': None}
+    run(small_config(tmp_path / 'eight', generator__lora__rank=8, **short))
+    with pytest.raises(ValueError, match=r'62 tensors have another shape.*\(8, 128\) in the checkpoint, \(4, 128\)'):
+        run(small_config(tmp_path / 'four', load_from=f'{tmp_path}/eight/iter_1.pth', generator__lora__rank=4, **short))
+
+
+def test_fresh_run_in_a_used_work_dir_is_refused(undisturbed):
+    with pytest.raises(ConfigError, match=r'iter_4\.pth.*--resume.*--work-dir'):
+        build_runner(small_config(Path(undisturbed.work_dir), **options()))
+    assert find_latest(undisturbed.work_dir).endswith('iter_4.pth')
+
+
+def test_file_of_another_name_is_no_checkpoint(tmp_path):
+    for name in ('iter_3.pth', 'iter_20.pth', 'iter_99_best.pth', 'iter_x.pth'):
+        (tmp_path / name).touch()
+    assert [p.name for p in saved_checkpoints(tmp_path)] == ['iter_3.pth', 'iter_20.pth']
+
+
+def test_going_back_sets_later_checkpoints_aside(tmp_path, undisturbed):
+    folder = tmp_path / 'copy'
+    shutil.copytree(undisturbed.work_dir, folder)
+    again = run(small_config(folder, **options(resume=True, load_from=str(folder / 'iter_2.pth'))))
+    assert same(weights(again), weights(undisturbed))
+    assert sorted(p.name for p in folder.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth', 'iter_4.set_aside_0.pth']
+
+
+def test_resume_with_another_seed_is_refused_and_the_command_adopts_the_seed(tmp_path, undisturbed):
+    with pytest.raises(ConfigError, match=r'made with seed 0, this run has seed 5.*--seed 0'):
+        build_runner(small_config(Path(undisturbed.work_dir), **options(resume=True, randomness__seed=5)))
+    config = ROOT / 'configs' / 'vipo_tiny_sd3.py'
+    arguments = [str(config), '--work-dir', undisturbed.work_dir, '--resume']
+    torch.save({'meta': {'seed': 7}}, tmp_path / 'iter_1.pth')
+    assert load_config(parse_args(arguments)).randomness.seed == 0
+    assert load_config(parse_args([*arguments[:2], str(tmp_path), '--resume'])).randomness.seed == 7
+    assert load_config(parse_args([*arguments[:2], str(tmp_path), '--resume', '--seed', '3'])).randomness.seed == 3
+
+
+def test_resume_into_another_work_dir_keeps_the_comparison_to_the_start(tmp_path, undisturbed):
+    point = f'{undisturbed.work_dir}/iter_2.pth'
+    run(small_config(tmp_path / 'new', **options(resume=True, load_from=point)))
+    ours, theirs = (json.loads(Path(f, 'summary.json').read_text()) for f in (tmp_path / 'new', undisturbed.work_dir))
+    assert ours['reward_before'] == theirs['reward_before']
+    assert ours['gain'] == theirs['gain']
+
+
+def test_resume_with_another_evaluation_is_refused(tmp_path, undisturbed):
+    more = {'resume': True, 'load_from': f'{undisturbed.work_dir}/iter_2.pth', 'evaluation__num_prompts': 5}
+    with pytest.raises(ConfigError, match='measured with another evaluation than'):
+        run(small_config(tmp_path, **options(**more)))
+
+
+def test_resume_without_the_first_evaluation_ends_without_a_gain(tmp_path, undisturbed):
+    shutil.copy(f'{undisturbed.work_dir}/iter_2.pth', tmp_path)
+    run(small_config(tmp_path, **options(resume=True)))
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert 'reward_after' in summary
+    assert not {'gain', 'reward_before'} & set(summary)
+    assert not (tmp_path / 'before_after.png').exists()
 
 
 def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path):

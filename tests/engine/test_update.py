@@ -1,11 +1,13 @@
 """The update: what must be equal is equal, and what must stop stops."""
 
+import json
+
 import pytest
 import torch
 
 import vipo.engine.update as update_module
 from tests.engine.conftest import history, run, small_config, weights
-from vipo.engine.runner import build_runner
+from vipo.engine.runner import build_runner, describe
 from vipo.engine.scoring import RunStopped
 
 
@@ -86,3 +88,76 @@ def test_shared_initial_noise_gives_a_group_one_start(cfg):
     assert torch.equal(start[0], start[3])
     assert not torch.equal(start[0], start[4])
     assert not torch.equal(noise(0)[0], noise(0)[1])
+
+
+def test_a_prompt_that_comes_twice_makes_two_groups(cfg):
+    loop = build_runner(cfg()).train_loop
+    samples = loop.prepare({'prompt': ['a', 'a'], 'prompt_id': [3, 3], 'metadata': [{}, {}]})
+    assert samples.group.tolist() == [0] * 4 + [1] * 4
+    assert len(set(samples.seeds)) == 8
+    assert len(set(samples.group_seeds)) == 2
+
+
+SEEN = []
+
+
+def brightness(pixels, prompts, metadata):
+    SEEN.extend(zip(prompts, metadata, strict=True))
+    return pixels.mean((1, 2, 3, 4))
+
+
+def test_rewards_get_the_record_of_their_own_prompt(tmp_path):
+    file = tmp_path / 'prompts.jsonl'
+    records = [{'prompt': p, 'answer': p.upper(), p: 1} for p in ('red', 'blue', 'big')]
+    file.write_text('\n'.join(map(json.dumps, records)))
+    SEEN.clear()
+    reward = {'_delete_': True, 'type': 'FunctionReward', 'function': 'tests.engine.test_update.brightness'}
+    run(small_config(tmp_path, train_dataloader__dataset__file=str(file), evaluation=None, reward=reward))
+    assert len(SEEN) == 16
+    assert all(record['answer'] == prompt.upper() and record[prompt] == 1 for prompt, record in SEEN)
+
+
+def bare_structurer():
+    return lambda pixels, grid: torch.ones(len(pixels), 1, *grid)
+
+
+def bare_loss():
+    def reinforce(new, old, advantage, allocation=None, kl_input=None):
+        loss = -(advantage[:, None, None, None] * allocation[:, 0] * (new - old).exp()).mean()
+        return loss, {'policy_loss': loss.detach()}
+
+    return reinforce
+
+
+def bare_reward():
+    return lambda pixels, prompts, metadata: pixels[:, 0].mean((1, 2, 3)).tolist()
+
+
+def test_bare_callables_that_keep_the_contracts_train(cfg):
+    options = {n: {'_delete_': True, 'type': f'{__name__}.bare_{n}'} for n in ('structurer', 'loss', 'reward')}
+    runner = run(cfg(**options))
+    rows = history(runner)
+    assert all(r['first_ratio_deviation'] == 0 for r in rows)
+    assert rows[0]['ratio_deviation'] > 0
+    assert 'map         function' in describe(runner)
+
+
+def test_ranks_that_drifted_apart_stop(monkeypatch):
+    import vipo.engine.parallel as parallel
+
+    ours = [torch.tensor([1.0, 2.0])]
+    monkeypatch.setattr(parallel, 'get_world_size', lambda: 3)
+    theirs = {'same': [(3.0, 5.0)], 'other': [(3.0, 5.5)]}
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, theirs['same'], mine])
+    parallel.check_equal_weights(ours)
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, theirs['same'], theirs['other']])
+    with pytest.raises(RunStopped, match=r'rank\(s\) \[2\] differ'):
+        parallel.check_equal_weights(ours)
+
+
+def test_values_of_ranks_are_averaged_but_deviations_are_not(monkeypatch):
+    import vipo.engine.parallel as parallel
+
+    monkeypatch.setattr(parallel, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, {'loss': 4.0, 'ratio_deviation': 0.5}])
+    assert parallel.over_ranks({'loss': 2.0, 'ratio_deviation': 0.1}) == {'loss': 3.0, 'ratio_deviation': 0.5}

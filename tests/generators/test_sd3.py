@@ -141,3 +141,9 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         results.append([p.grad.clone() for p in generator.trainable_parameters() if p.grad is not None])
     assert len(results[0]) == len(results[1]) > 50
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+def test_moving_the_generator_moves_its_frozen_copy():
+    generator = SD3Generator('vipo://tiny-sd3', resolution=64, max_sequence_length=16, keep_reference=True).to('meta')
+    with generator.reference():
+        assert {p.device.type for p in generator._network.parameters()} == {'meta'}

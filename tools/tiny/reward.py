@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from tools.tiny.common import Averaged, Progress, cosine_lr
 from tools.tiny.tokenizers import clip_tokenizer
@@ -39,7 +40,7 @@ FLAWS = {
     'color': 3,
     'shape': 3,
     'size': 1,
-    'placement': 2,
+    'placement': 3,
     'missing': 2,
     'extra': 2,
     'ground': 1,
@@ -123,21 +124,29 @@ def spoil(pixels: Tensor, amount: float | Tensor, generator: torch.Generator) ->
     return out.clamp(0, 1)
 
 
-def relative(scene: Scene, rng: random.Random) -> Scene:
-    """A scene with the same colours, count and ground: only shapes, sizes and placement tell the two apart."""
-    things = tuple(replace(t, shape=rng.choice(SHAPES), size=rng.choice(SIZES)) for t in scene.objects)
-    terms = POSITIONS if len(things) == 1 else RELATIONS
-    return replace(scene, objects=things, placement=rng.choice(terms))
+def relative(scene: Scene, axis: str, rng: random.Random) -> Scene:
+    """The scene with other shapes, another placement, or (``any``) other shapes, sizes and placement."""
+    terms = POSITIONS if len(scene.objects) == 1 else RELATIONS
+    things = scene.objects
+    if axis in ('shape', 'any'):
+        things = tuple(replace(t, shape=rng.choice(SHAPES)) for t in things)
+    if axis == 'any':
+        things = tuple(replace(t, size=rng.choice(SIZES)) for t in things)
+    placement = rng.choice(terms) if axis in ('placement', 'any') else scene.placement
+    return replace(scene, objects=things, placement=placement)
 
 
 def families(count: int, members: int, rng: random.Random) -> list[Scene]:
-    """``count`` families of ``members`` relatives each, no two of which are the same scene in other words."""
+    """``count`` families of ``members`` near misses each, no two of which are one scene in other words.
+
+    What tells relatives apart is what a batch of unrelated prompts never needs: there, colours and grounds suffice.
+    """
     out: list[Scene] = []
     for _ in range(count):
-        head = random_scene(rng, 0.45)
+        head, axis = random_scene(rng, 0.45), rng.choice(('shape', 'placement', 'any'))
         family: dict[str, Scene] = {}
         while len(family) < members:
-            member = relative(head, rng)
+            member = relative(head, axis, rng)
             family.setdefault(min(member.prompt, _in_other_words(member).prompt), member)
         out += family.values()
     return out
@@ -147,12 +156,12 @@ def _in_other_words(scene: Scene) -> Scene:
     return replace(scene.mirrored(), objects=scene.objects[::-1])
 
 
-def batches(batch: int, seed: int, members: int = 6):
+def batches(batch: int, seed: int, members: int = 4, wear: float = 0.4):
     """Endless ``(prompts, preferred (batch, 3, S, S), rejected (batch // 2, 3, S, S))``.
 
     The batch is made of families, so that each picture meets near misses among the others. The rejected pictures are
     those of the first half of the prompts with one thing wrong; where that is the pixels, they are worse than the
-    preferred picture by a random amount.
+    preferred picture by a random amount. ``wear`` bounds how worn a preferred picture is.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -163,10 +172,10 @@ def batches(batch: int, seed: int, members: int = 6):
         half = scenes[: batch // 2]
         flaws = rng.choices(kinds, weights, k=len(half))
         wrong = [s if f == 'pixels' else flawed(s, f, rng) for s, f in zip(half, flaws, strict=True)]
-        wear = 0.4 * torch.rand(batch, generator=generator)
+        worn = wear * torch.rand(batch, generator=generator)
         worse = torch.tensor([f == 'pixels' for f in flaws]) * (0.3 + 0.7 * torch.rand(len(half), generator=generator))
-        good = spoil(draw(scenes, rng.randrange(2**31)).pixels, wear, generator)
-        bad = spoil(draw(wrong, rng.randrange(2**31)).pixels, wear[: len(half)] + worse, generator)
+        good = spoil(draw(scenes, rng.randrange(2**31)).pixels, worn, generator)
+        bad = spoil(draw(wrong, rng.randrange(2**31)).pixels, worn[: len(half)] + worse, generator)
         yield [s.prompt for s in scenes], good, bad
 
 
@@ -175,6 +184,20 @@ def build(vocabulary: int):
 
     text = {**MODEL['text_cfg'], 'vocab_size': vocabulary}
     return open_clip.CLIP(embed_dim=MODEL['embed_dim'], vision_cfg=MODEL['vision_cfg'], text_cfg=text)
+
+
+def load(folder: Path):
+    """The model and the tokenizer that :func:`save` wrote."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    model = build(len(tokenizer))
+    model.load_state_dict(load_file(folder / 'open_clip_model.safetensors'))
+    return model, tokenizer
+
+
+def embed(model, tokenizer, pixels: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Unit vectors of pictures ``(N, 3, S, S)`` in [0, 1] and of prompts."""
+    ids = tokenizer(prompts, padding='max_length', truncation=True, return_tensors='pt').input_ids
+    return model.encode_image(_normalize(pixels), normalize=True), model.encode_text(ids, normalize=True)
 
 
 def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
@@ -190,9 +213,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
     accuracy = 0.5
     for step in range(steps):
         prompts, good, bad = next(stream)
-        ids = tokenizer(prompts, padding='max_length', truncation=True, return_tensors='pt').input_ids
-        images = model.encode_image(_normalize(torch.cat([good, bad])), normalize=True)
-        texts = model.encode_text(ids, normalize=True)
+        images, texts = embed(model, tokenizer, torch.cat([good, bad]), prompts)
         scale = model.logit_scale.exp().clamp(max=40)
         logits = scale * texts @ images.T
         own = torch.arange(batch)

@@ -1,5 +1,5 @@
 """Prompt files."""
 
-from vipo.datasets.prompts import PromptDataset, read_prompts
+from vipo.datasets.prompts import PromptDataset, collate_prompts, read_prompts
 
-__all__ = ['PromptDataset', 'read_prompts']
+__all__ = ['PromptDataset', 'collate_prompts', 'read_prompts']

@@ -58,6 +58,11 @@ def _parse_json(line: str, where: str) -> dict[str, Any]:
     return {**record, **_parse_text(record['prompt'], where)}
 
 
+def collate_prompts(items: list[dict[str, Any]]) -> dict[str, list]:
+    """One list per key. Metadata stays a list of records, which may differ in their keys."""
+    return {key: [item[key] for item in items] for key in items[0]}
+
+
 @DATASETS.register_module()
 class PromptDataset(Dataset):
     """The prompts of a file; an item is ``{'prompt', 'prompt_id', 'metadata'}``.

@@ -48,6 +48,13 @@ class BatchPlan:
                 f'batch.prompts_per_iteration={self.prompts_per_iteration} cannot be divided among {self.world_size} '
                 f'processes; take a multiple of {self.world_size}'
             )
+        if self.world_size > 1 and self.prompts_per_iteration % (self.world_size * self.updates_per_iteration):
+            raise ConfigError(
+                f'batch.prompts_per_iteration={self.prompts_per_iteration} cannot be divided into '
+                f'batch.updates_per_iteration={self.updates_per_iteration} parts on {self.world_size} processes: an '
+                'optimiser step would see other samples than on one process; take a multiple of '
+                f'{self.world_size * self.updates_per_iteration}'
+            )
         for name in ('micro_batch_size', 'replay_micro_batch_size'):
             size = getattr(self, name)
             if size is not None and (size < 1 or self.update_samples % size):
@@ -99,8 +106,9 @@ class Samples:
 
     Attributes:
         prompts: N prompts, a group's copies beside each other.
-        prompt_ids: ``(N,)`` int64, the group of each sample.
-        seeds: N seeds of the samples' noise.
+        group: ``(N,)`` int64, the group of each sample: the number of its prompt among all of the iteration.
+        seeds: N seeds of the samples' own noise.
+        group_seeds: N seeds that the samples of a group share.
         conditioning: of the N prompts.
         plan: the denoising steps that explore and that are trained.
         trajectory: of all N samples, in micro-batch order.
@@ -112,8 +120,9 @@ class Samples:
 
     prompts: list[str]
     metadata: list[dict]
-    prompt_ids: Tensor
+    group: Tensor
     seeds: list[int]
+    group_seeds: list[int]
     conditioning: Conditioning
     plan: StepPlan
     trajectory: Trajectory | None = None

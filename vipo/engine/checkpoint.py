@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
@@ -14,6 +16,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from vipo.registry import HOOKS, ConfigError
 
 _PLAIN = (int, float, str, bool, list)
+_NAME = re.compile(r'iter_(\d+)\.pth')
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -93,10 +96,13 @@ class PolicyCheckpointHook(Hook):
         ema.load(checkpoint['ema'])
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what a process that died while writing left behind."""
-        if is_main_process():
-            for partial in Path(runner.work_dir).glob('.*.partial'):
-                partial.unlink()
+        """Remove what a process that died while writing left behind; set aside what lies ahead."""
+        if not is_main_process():
+            return
+        for partial in Path(runner.work_dir).glob('.*.partial'):
+            partial.unlink()
+        if renamed := set_aside_later(Path(runner.work_dir), runner.iter):
+            runner.logger.info(f'going back to iteration {runner.iter}; set aside: {", ".join(renamed)}')
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -113,7 +119,7 @@ class PolicyCheckpointHook(Hook):
         path = folder / f'iter_{done}.pth'
         write_atomically(path, lambda temporary: runner.save_checkpoint(str(folder), temporary.name, by_epoch=False))
         write_atomically(folder / 'last_checkpoint', lambda p: p.write_text(str(path)))
-        for old in _saved(folder)[: -self.keep]:
+        for old in saved_checkpoints(folder)[: -self.keep]:
             old.unlink()
 
 
@@ -123,10 +129,57 @@ def find_latest(work_dir: str | Path) -> str | None:
     A file has its final name only once it is complete, so the highest iteration counts; this holds as well after the
     folder was moved, or where the process died before ``last_checkpoint`` was written.
     """
-    saved = _saved(Path(work_dir))
+    saved = saved_checkpoints(Path(work_dir))
     return str(saved[-1]) if saved else None
 
 
-def _saved(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(folder.glob('iter_*.pth'), key=lambda p: int(p.stem.removeprefix('iter_')))
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first; a file of any other name is none of ours."""
+    found = [(int(match[1]), path) for path in folder.glob('iter_*.pth') if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def resume_point(cfg: Config) -> str | None:
+    """The checkpoint that a run of this config continues, None where it starts from the beginning."""
+    if not cfg.get('resume'):
+        return None
+    return cfg.get('load_from') or find_latest(cfg.work_dir)
+
+
+def seed_of(path: str) -> int | None:
+    """The seed of the run that wrote a checkpoint."""
+    return load_tensors_only(path, map_location='cpu').get('meta', {}).get('seed')
+
+
+def check_start(cfg: Config) -> None:
+    """Refuse to start where something would be lost or continued as what it is not.
+
+    Raises:
+        ConfigError: the work dir holds another run's checkpoints and this run does not resume, or the checkpoint was
+            made with another seed, so that prompts and noise would not go on where they stopped.
+    """
+    point = resume_point(cfg)
+    if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
+        raise ConfigError(
+            f'{cfg.work_dir} holds the checkpoints of an earlier run (newest: {Path(latest).name}). Add --resume to go '
+            'on from it, or --work-dir to write somewhere else'
+        )
+    seed = cfg.get('randomness', {}).get('seed', 0)
+    if point is not None and (before := seed_of(point)) not in (None, seed):
+        raise ConfigError(
+            f'{point} was made with seed {before}, this run has seed {seed}: resume with --seed {before}, or start '
+            'another run from its weights with --cfg-options load_from=... and no --resume'
+        )
+
+
+def set_aside_later(work_dir: Path, start: int) -> list[str]:
+    """Rename checkpoints later than iteration ``start``, so that a run that goes back does not continue them."""
+    renamed = []
+    for path in saved_checkpoints(work_dir):
+        if int(_NAME.fullmatch(path.name)[1]) > start:
+            number = 0
+            while (target := path.with_name(f'{path.stem}.set_aside_{number}.pth')).exists():
+                number += 1
+            path.rename(target)
+            renamed.append(target.name)
+    return renamed

@@ -8,8 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 #: When this module was imported, which is when a run begins.
 PROCESS_START = time.perf_counter()
+
+
+def _now() -> float:
+    """Seconds, once the GPU has done what it was given: else a phase would pay for the one before."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class PhaseClock:
@@ -43,18 +52,18 @@ class PhaseClock:
 
     def stop_iteration(self) -> None:
         """Complete :attr:`times` with ``rest`` (what no phase covers) and ``total``."""
-        total = time.perf_counter() - self._began
+        total = _now() - self._began
         self.times = {**self.times, 'rest': total - sum(self.times.values()), 'total': total}
         self.clear()
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[None]:
         """Time a phase; ``total`` is the number of samples it goes through."""
-        began = time.perf_counter()
+        began = _now()
         self._phase, self._total, self._done = name, total, 0
         self._show()
         yield
-        self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - began
+        self.times[name] = self.times.get(name, 0.0) + _now() - began
 
     def advance(self, count: int) -> None:
         """``count`` more samples of the phase are done."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from torch import nn
+from torch import Tensor, nn
 
+from vipo.advantages import group_advantages
 from vipo.datasets.prompts import read_prompts
 from vipo.diffusion.kernels import Kernel
 from vipo.diffusion.steps import StepSelector
@@ -18,11 +19,10 @@ from vipo.engine.batch import BatchPlan
 from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
 from vipo.generators.base import Generator
-from vipo.losses.policy import PolicyLoss
 from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
 from vipo.registry.build import check_options
 from vipo.rewards.base import Reward
-from vipo.structurers.structurer import PerceptualStructurer
+from vipo.rewards.function import as_reward
 
 
 @dataclass
@@ -77,8 +77,8 @@ class Components:
     policy: Policy
     reward: Reward
     eval_rewards: dict[str, Reward]
-    structurer: PerceptualStructurer | None
-    loss: PolicyLoss
+    structurer: Callable[..., Tensor] | None
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     advantage: dict[str, Any]
     rollout: RolloutOptions
     batch: BatchPlan
@@ -89,7 +89,7 @@ class Components:
         """Move what is frozen; the runner moves the policy."""
         movable: Iterable[Any] = (self.generator, self.reward, *self.eval_rewards.values(), self.structurer)
         for part in movable:
-            if part is not None:
+            if hasattr(part, 'to'):
                 part.to(device)
         return self
 
@@ -118,7 +118,12 @@ def build_components(cfg: Config) -> Components:
     options = _build(RolloutOptions, 'rollout', rollout)
     options.selector(options.num_steps, seed=0, iteration=0)
     evaluation = _build(EvaluationOptions, 'evaluation', dict(cfg.evaluation)) if cfg.get('evaluation') else None
-    read_prompts(cfg.train_dataloader.dataset.file)
+    if 'file' in cfg.train_dataloader.dataset:
+        read_prompts(cfg.train_dataloader.dataset.file)
+    advantage = dict(cfg.get('advantage') or {})
+    two = torch.zeros(2)
+    check_options(group_advantages, {'rewards': two, 'group': two.long(), **advantage}, 'advantage')
+    group_advantages(two, two.long(), **advantage)
     loss = LOSSES.build(cfg.loss, at='loss')
     if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
         raise ConfigError(
@@ -128,9 +133,17 @@ def build_components(cfg: Config) -> Components:
     structurer = None
     if cfg.get('structurer') is not None:
         structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
-    reward = REWARDS.build(cfg.reward, at='reward')
-    extra = {name: REWARDS.build(c, at=f'eval_rewards.{name}') for name, c in (cfg.get('eval_rewards') or {}).items()}
+    reward = as_reward(REWARDS.build(cfg.reward, at='reward'))
+    extra = {
+        name: as_reward(REWARDS.build(c, at=f'eval_rewards.{name}'))
+        for name, c in (cfg.get('eval_rewards') or {}).items()
+    }
     generator = GENERATORS.build(cfg.generator, at='generator')
+    if getattr(loss, 'needs_reference', False) and not generator.has_reference:
+        raise ConfigError(
+            'loss.kl_weight needs the reference policy, and training all weights keeps none: set '
+            'generator.keep_reference=True (it costs the memory of one more denoiser), or train with LoRA'
+        )
     policy = Policy(generator)
     return Components(
         generator=generator,
@@ -139,7 +152,7 @@ def build_components(cfg: Config) -> Components:
         eval_rewards=extra,
         structurer=structurer,
         loss=loss,
-        advantage=dict(cfg.get('advantage') or {}),
+        advantage=advantage,
         rollout=options,
         batch=batch,
         evaluation=evaluation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import collect_results, get_rank, get_world_size
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from torch import Tensor
 
 from vipo.diffusion.rollout import integrate
+from vipo.engine.checkpoint import write_atomically
 from vipo.engine.clock import PhaseClock
 from vipo.engine.scoring import score
 from vipo.generators.base import Conditioning, Generator
 from vipo.randomness import SampleNoise, derive_seed
 from vipo.rewards.base import Reward
+
+#: Generator options that say how it is trained or where it runs, not what it draws.
+_NOT_COMPARED = ('lora', 'keep_reference', 'gradient_checkpointing', 'decode_batch', 'device')
 
 
 @dataclass
@@ -28,29 +34,44 @@ class Evaluation:
         prompts: N prompts.
         scores: reward name -> ``(N,)`` float; NaN where invalid. Parts are under ``name/part``.
         pixels: ``(N, 3, F, Y, X)`` uint8.
+        setup: what two evaluations must share to be compared, see :func:`setup_of`.
     """
 
     prompts: list[str]
     scores: dict[str, np.ndarray]
     pixels: np.ndarray
+    setup: str = ''
 
     def means(self) -> dict[str, float]:
         """Mean of each score over its valid samples."""
         return {k: float(np.nanmean(v)) if np.isfinite(v).any() else float('nan') for k, v in self.scores.items()}
 
     def save(self, path: Path) -> None:
-        """Write an ``.npz`` without pickles."""
+        """Write an ``.npz`` without pickles, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f'score:{k}': v for k, v in self.scores.items()}
-        with open(path, 'wb') as file:
-            np.savez_compressed(file, prompts=np.array(self.prompts), pixels=self.pixels, **arrays)
+
+        def write(temporary: Path) -> None:
+            with open(temporary, 'wb') as file:
+                np.savez_compressed(
+                    file, prompts=np.array(self.prompts), pixels=self.pixels, setup=np.array(self.setup), **arrays
+                )
+
+        write_atomically(path, write)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             scores = {k.removeprefix('score:'): data[k] for k in data.files if k.startswith('score:')}
-            return cls([str(p) for p in data['prompts']], scores, data['pixels'])
+            return cls([str(p) for p in data['prompts']], scores, data['pixels'], str(data['setup']))
+
+
+def setup_of(cfg: Config) -> str:
+    """The parts of a config that decide what an untrained generator scores, as text."""
+    generator = {k: v for k, v in cfg.generator.items() if k not in _NOT_COMPARED}
+    parts = {'generator': generator, **{k: cfg.get(k) for k in ('reward', 'eval_rewards', 'evaluation')}}
+    return json.dumps(parts, sort_keys=True, default=lambda x: getattr(x, '__qualname__', type(x).__qualname__))
 
 
 @torch.no_grad()
@@ -67,7 +88,7 @@ def evaluate(
 ) -> Evaluation:
     """Sample one picture per prompt by the ODE and judge it.
 
-    Ranks share the prompts; the result is complete on the main process. A sample depends on its prompt's place in
+    Ranks share the prompts, and each gets the complete result. A sample depends on its prompt's place in
     the file and on ``seed`` alone.
 
     Args:
@@ -97,9 +118,10 @@ def evaluate(
                 for j in range(len(index))
             ]
             clock.advance(len(index))
-    rows = collect_results(rows, len(records), device='cpu') if get_world_size() > 1 else rows
-    if rows is None:
-        return Evaluation([], {}, np.zeros((0,), np.uint8))
+    if get_world_size() > 1:
+        # Rank r holds the prompts r, r + world_size, ...
+        everyone = all_gather_object(rows)
+        rows = [everyone[i % len(everyone)][i // len(everyone)] for i in range(len(records))]
     return Evaluation(
         prompts=[r['prompt'] for r in records],
         scores={k: np.array([row['scores'][k] for row in rows]) for k in rows[0]['scores']},

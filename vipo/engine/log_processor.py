@@ -25,7 +25,7 @@ class PolicyLogProcessor(LogProcessor):
             f'iteration {runner.iter + 1}/{runner.max_iters}',
             f'ETA {datetime.timedelta(seconds=int(eta))}',
             f'reward {tag["reward"]:.4f} +- {tag["reward_std"]:.4f}',
-            f'clipped {tag["clipped_fraction"]:.1%}',
+            f'clipped {tag.get("clipped_fraction", 0.0):.1%}',
             f'|ratio-1| first {tag["first_ratio_deviation"]:.1g} max {tag["ratio_deviation"]:.2g}',
         ]
         parts += [f'kl {tag["kl"]:.3g}'] if 'kl' in tag else []
@@ -33,6 +33,6 @@ class PolicyLogProcessor(LogProcessor):
         parts += [f'invalid {tag["reward_invalid"]:.1%}'] if tag['reward_invalid'] else []
         parts.append(f'{tag["seconds/total"]:.1f} s (' + ', '.join(f'{k} {v:.2f}' for k, v in seconds.items()) + ')')
         runner.clock.status = ' | '.join(part.split(' +- ')[0] for part in parts[1:5])
-        if tag['clipped_fraction'] > 0.5:
+        if tag.get('clipped_fraction', 0.0) > 0.5:
             parts.append('WARNING: more than half of the ratios are clipped; raise loss.clip_range or lower lr')
         return tag, ' | '.join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from vipo.advantages import group_advantages
 from vipo.diffusion.rollout import Trajectory, rollout
 from vipo.engine.batch import Samples
-from vipo.engine.parallel import gather, mean_over_ranks
+from vipo.engine.parallel import check_equal_weights, gather, over_ranks
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
 from vipo.randomness import SampleNoise, derive_seed
@@ -47,6 +47,7 @@ class PolicyLoop(IterBasedTrainLoop):
         self.clock = runner.clock
         self.max_invalid_fraction = max_invalid_fraction
         self.ratio_tolerance = ratio_tolerance
+        self._compared = False
 
     def run_iter(self, data_batch: dict[str, list]) -> None:
         """One policy iteration."""
@@ -57,10 +58,13 @@ class PolicyLoop(IterBasedTrainLoop):
         logs = update(
             runner.model, runner.optim_wrapper, samples, self.components, self.clock, tolerance=self.ratio_tolerance
         )
+        if not self._compared:
+            check_equal_weights(self.components.generator.trainable_parameters())
+            self._compared = True
         runner.call_hook('after_update', samples=samples)
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
-        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=mean_over_ranks(logs))
+        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=over_ranks(logs))
         self._iter += 1
 
     def collect(self, data_batch: dict[str, list]) -> Samples:
@@ -80,12 +84,15 @@ class PolicyLoop(IterBasedTrainLoop):
         size = c.batch.group_size
         with self.clock.phase('encode'):
             conditioning = c.generator.encode(data_batch['prompt']).to(c.generator.device).repeat(size)
-        ids = [int(i) for i in data_batch['prompt_id']]
+        # The sampler deals the prompts to the ranks like cards; a prompt that comes twice makes two groups.
+        numbers = [i * get_world_size() + get_rank() for i in range(len(data_batch['prompt']))]
+        keys = [(seed, self._iter, int(i), n) for i, n in zip(data_batch['prompt_id'], numbers, strict=True)]
         return Samples(
             prompts=[p for p in data_batch['prompt'] for _ in range(size)],
             metadata=[m for m in data_batch['metadata'] for _ in range(size)],
-            prompt_ids=torch.tensor(ids, dtype=torch.int64).repeat_interleave(size),
-            seeds=[derive_seed(seed, self._iter, i, k) for i in ids for k in range(size)],
+            group=torch.tensor(numbers, dtype=torch.int64).repeat_interleave(size),
+            seeds=[derive_seed(*key, k) for key in keys for k in range(size)],
+            group_seeds=[derive_seed(*key) for key in keys for _ in range(size)],
             conditioning=conditioning,
             plan=c.rollout.selector(c.rollout.num_steps, seed, self._iter),
         )
@@ -123,8 +130,7 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         if not c.rollout.share_initial_noise:
             return noise('initial')
-        seeds = [derive_seed(self.runner.seed, self._iter, i) for i in samples.prompt_ids[piece].tolist()]
-        return SampleNoise(seeds, noise.shape, noise.device)('initial')
+        return SampleNoise(samples.group_seeds[piece], noise.shape, noise.device)('initial')
 
     def decode(self, samples: Samples) -> None:
         """Latents to pixels."""
@@ -141,9 +147,9 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         with self.clock.phase('reward'):
             samples.reward = score(c.reward, 'reward', samples.pixels, samples.prompts, samples.metadata)
-            check_valid(samples.reward, self.max_invalid_fraction)
             rewards, valid = gather(samples.reward.scores.cpu()), gather(samples.reward.valid.cpu())
-            advantages = group_advantages(rewards, gather(samples.prompt_ids), valid, **c.advantage)
+            check_valid(valid, self.max_invalid_fraction)
+            advantages = group_advantages(rewards, gather(samples.group), valid, **c.advantage)
             mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
             samples.advantage = advantages[mine].to(samples.trajectory.log_prob.device)
 
@@ -163,12 +169,13 @@ class PolicyLoop(IterBasedTrainLoop):
     def describe(self, samples: Samples) -> dict[str, float]:
         """What is logged of the samples."""
         output = samples.reward
-        kept = output.scores[output.valid]
+        valid = gather(output.valid.cpu())
+        kept = gather(output.scores.cpu())[valid]
         logs = {
             'reward': kept.mean(),
             'reward_std': kept.std(correction=0),
-            'reward_invalid': (~output.valid).float().mean(),
-            **{f'reward/{k}': v[output.valid.to(v.device)].mean() for k, v in output.parts.items()},
+            'reward_invalid': (~valid).float().mean(),
+            **{f'reward/{k}': gather(v.float().cpu())[valid].mean() for k, v in output.parts.items()},
         }
         if samples.allocation is not None:
             flat = samples.allocation.flatten(1)
@@ -177,6 +184,6 @@ class PolicyLoop(IterBasedTrainLoop):
                 'map/mean': flat.mean(),
                 'map/entropy': entropy(flat).mean(),
                 'map/top_decile_mass': top.mean(),
-                'map/constant': float(self.components.structurer.constant_maps),
+                'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),
             }
         return {k: float(v) for k, v in logs.items()}

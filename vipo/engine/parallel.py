@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from mmengine.dist import all_gather, all_reduce_dict, get_world_size
+from mmengine.dist import all_gather, all_gather_object, get_world_size
 from torch import Tensor
+
+from vipo.engine.scoring import RunStopped
 
 
 def gather(x: Tensor) -> Tensor:
@@ -12,10 +16,34 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x)) if get_world_size() > 1 else x
 
 
-def mean_over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    """Average each value over the ranks."""
+def over_ranks(logs: dict[str, float]) -> dict[str, float]:
+    """Values to log, the same on every rank: the largest of a deviation, the mean of everything else."""
     if get_world_size() == 1:
         return logs
-    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in logs.items()}
-    all_reduce_dict(tensors, op='mean')
-    return {k: v.item() for k, v in tensors.items()}
+    everyone = all_gather_object(logs)
+    return {
+        name: max(rank[name] for rank in everyone)
+        if name.endswith('deviation')
+        else sum(rank[name] for rank in everyone) / len(everyone)
+        for name in logs
+    }
+
+
+def check_equal_weights(parameters: Iterable[Tensor]) -> None:
+    """Stop ranks that have drifted apart, which training in parallel can never notice by itself.
+
+    Raises:
+        RunStopped: the trained weights of some rank differ from those of rank 0.
+    """
+    if get_world_size() == 1:
+        return
+    # Equal weights give equal sums bit for bit; the second sum sees exchanged values too.
+    sums = [(p.detach().double().sum().item(), p.detach().double().square().sum().item()) for p in parameters]
+    everyone = all_gather_object(sums)
+    apart = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
+    if apart:
+        raise RunStopped(
+            f'the trained weights on rank(s) {apart} differ from those on rank 0 after the first update. Something '
+            'that depends on the rank touched weights or gradients: a hook, an unseeded initialisation, or another '
+            'version of a library on that machine'
+        )

@@ -23,6 +23,7 @@ class Policy(BaseModel):
         # Behind a tuple, so that the autoencoder and the text encoders stay out of the module tree.
         self._hidden = (generator,)
         self._register_state_dict_hook(_keep_trainable)
+        self.register_load_state_dict_pre_hook(_require_shapes)
         self.register_load_state_dict_post_hook(_require_trainable)
 
     @property
@@ -56,13 +57,29 @@ def _keep_trainable(module: nn.Module, state: dict[str, Tensor], prefix: str, lo
         del state[key]
 
 
+_OTHER_CONFIG = (
+    'LoRA rank, targets, full or LoRA training and the model must be those that the checkpoint was saved with.'
+)
+
+
+def _require_shapes(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    # MMEngine would log a mismatch of shapes, load nothing, and go on.
+    own = {prefix + n: p.shape for n, p in module.named_parameters()}
+    wrong = [k for k, v in state.items() if k in own and v.shape != own[k]]
+    if wrong:
+        raise ConfigError(
+            f'the checkpoint does not belong to this config: {len(wrong)} tensors have another shape (such as '
+            f'{wrong[0]}: {tuple(state[wrong[0]].shape)} in the checkpoint, {tuple(own[wrong[0]])} here). '
+            + _OTHER_CONFIG
+        )
+
+
 def _require_trainable(module: nn.Module, incompatible: Any) -> None:
     missing = sorted(trainable_names(module) & set(incompatible.missing_keys))
     if missing or incompatible.unexpected_keys:
         raise ConfigError(
             f'the checkpoint does not belong to this config: {len(missing)} trainable tensors are missing from it '
             f'(such as {missing[:2]}) and {len(incompatible.unexpected_keys)} are unknown '
-            f'(such as {list(incompatible.unexpected_keys)[:2]}). LoRA rank, targets, full or LoRA training and the '
-            'model must be those it was saved with.'
+            f'(such as {list(incompatible.unexpected_keys)[:2]}). ' + _OTHER_CONFIG
         )
     incompatible.missing_keys.clear()

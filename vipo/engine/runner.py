@@ -16,7 +16,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed
 
-from vipo.engine.checkpoint import find_latest
+from vipo.datasets.prompts import collate_prompts
+from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, count_parameters
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
@@ -42,10 +43,12 @@ class PolicyRunner(Runner):
     def load_or_resume(self) -> None:
         """Resume from the newest complete checkpoint where ``resume`` is set without a path."""
         if self._resume and self._load_from is None:
-            self._load_from = find_latest(self.work_dir)
+            self._load_from = resume_point(self.cfg)
             if self._load_from is None:
                 self.logger.info(f'nothing to resume in {self.work_dir}: starting from the beginning')
                 self._resume = False
+        #: The checkpoint that this run continues.
+        self.resumed_from = self._load_from if self._resume else None
         super().load_or_resume()
 
 
@@ -64,6 +67,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     _init_distributed(cfg)
     init_default_scope('vipo')
     quiet_third_parties()
+    check_start(cfg)
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
     if is_distributed() and not torch.cuda.is_available():
@@ -74,6 +78,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     dataloader = dict(cfg.train_dataloader)
     dataloader.setdefault('batch_size', components.batch.prompts_per_iteration // get_world_size())
     dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': seed})
+    dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
         components,
         work_dir=cfg.work_dir,
@@ -119,16 +124,16 @@ def describe(runner: PolicyRunner) -> str:
     """What is about to run, in a few lines."""
     c = runner.components
     trainable, total = count_parameters(c.policy)
-    structurer = 'none'
-    if c.structurer is not None:
-        structurer = f'{type(c.structurer.backbone).__name__} + {type(c.structurer.allocator).__name__}'
+    inside = [getattr(c.structurer, part) for part in ('backbone', 'allocator') if hasattr(c.structurer, part)]
+    structurer = 'none' if c.structurer is None else ' + '.join(type(x).__name__ for x in inside or [c.structurer])
+    mode = f', mode {c.loss.mode}' if hasattr(c.loss, 'mode') else ''
     return '\n'.join(
         [
             '',
             f'  generator   {type(c.generator).__name__}, {trainable:,} of {total:,} parameters trained',
             f'  reward      {type(c.reward).__name__}; evaluated only: {", ".join(c.eval_rewards) or "none"}',
             f'  map         {structurer}',
-            f'  loss        {type(c.loss).__name__}, mode {c.loss.mode}',
+            f'  loss        {type(c.loss).__name__}{mode}',
             f'  rollout     {c.rollout.num_steps} steps, {type(c.rollout.kernel).__name__} eta {c.rollout.kernel.eta}',
             f'  batch       {c.batch.describe()}',
             f'  work dir    {runner.work_dir}',

@@ -58,13 +58,17 @@ def _culprit(
     return None, None
 
 
-def check_valid(output: RewardOutput, limit: float) -> None:
+def check_valid(valid: Tensor, limit: float) -> None:
     """Stop a run whose rewards are mostly invalid.
+
+    Args:
+        valid: ``(N,)`` bool, of the samples of all ranks, so that all of them stop or none.
+        limit: largest share that may be invalid.
 
     Raises:
         RunStopped: more than the share ``limit`` is invalid.
     """
-    share = (~output.valid).float().mean().item()
+    share = (~valid).float().mean().item()
     if share > limit:
         raise RunStopped(
             f'{share:.0%} of the rewards of this rollout are invalid (NaN or refused by the reward); more than '

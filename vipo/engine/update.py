@@ -98,13 +98,16 @@ def _loss(
 
     transition = replay(velocity, trajectory, k, sigmas, c.rollout.kernel)
     kl_input = None
-    if c.loss.needs_reference:
+    if getattr(c.loss, 'needs_reference', False):
         with torch.no_grad(), c.generator.reference():
             reference = replay(velocity, trajectory, k, sigmas, c.rollout.kernel)
         i = trajectory.steps[k]
         kl_input = KLInput(transition, reference, seen[0], seen[1], (sigmas[i + 1] - sigmas[i]).item())
     allocation = None if samples.allocation is None else samples.allocation[piece]
-    return c.loss(transition.log_prob, old, samples.advantage[piece], allocation, kl_input)
+    loss, logs = c.loss(transition.log_prob, old, samples.advantage[piece], allocation, kl_input)
+    if 'ratio_deviation' not in logs:  # a loss of somebody else's: the first-ratio check holds for it as well
+        logs = {**logs, 'ratio_deviation': (transition.log_prob.detach() - old).exp().sub(1).abs().max()}
+    return loss, logs
 
 
 @torch.no_grad()

@@ -90,6 +90,11 @@ class Generator(ABC):
     def reference(self) -> Iterator[None]:
         """Within this context :meth:`velocity` is that of the model before training."""
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether :meth:`reference` can be entered, which a KL term needs."""
+        return True
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters with ``requires_grad``."""
         return [p for p in self.denoiser.parameters() if p.requires_grad]

@@ -44,7 +44,8 @@ class SD3Generator(Generator):
         gradient_checkpointing: trade compute for memory in replay.
         shift: of the sigma schedule; None takes the checkpoint's scheduler config.
         decode_batch: most samples decoded at once.
-        device, dtype: of the weights; LoRA weights are float32 always.
+        device, dtype: of the weights and of the computation; trained weights are float32 always, and where all are
+            trained, ``dtype`` is that of autocast.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SD3Generator(Generator):
         self.max_sequence_length = max_sequence_length
         self.shift = shift if shift is not None else self.pipe.scheduler.config.shift
         self.decode_batch = decode_batch
+        self.compute_dtype = getattr(torch, dtype)
         self.training = Trainable(self.denoiser, lora, _LORA_TARGETS, keep_reference)
         self._network = self.denoiser
         if gradient_checkpointing:
@@ -92,7 +94,12 @@ class SD3Generator(Generator):
 
     def to(self, device: torch.device | str) -> SD3Generator:
         self.pipe.to(device)
+        self.training.to(device)
         return self
+
+    @property
+    def has_reference(self) -> bool:
+        return self.training.has_reference
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -127,13 +134,15 @@ class SD3Generator(Generator):
             x = torch.cat([x, x])
             embeds = torch.cat([c['negative_embeds'], embeds])
             pooled = torch.cat([c['negative_pooled'], pooled])
-        v = self._network(
-            hidden_states=x,
-            encoder_hidden_states=embeds,
-            pooled_projections=pooled,
-            timestep=x.new_full((len(x),), sigma * 1000, dtype=torch.float32),
-            return_dict=False,
-        )[0].float()
+        mixed = self.compute_dtype != self.denoiser.dtype
+        with torch.autocast(x.device.type, self.compute_dtype, enabled=mixed):
+            v = self._network(
+                hidden_states=x,
+                encoder_hidden_states=embeds,
+                pooled_projections=pooled,
+                timestep=x.new_full((len(x),), sigma * 1000, dtype=torch.float32),
+                return_dict=False,
+            )[0].float()
         if guided:
             unconditional, conditional = v.chunk(2)
             v = unconditional + self.guidance_scale * (conditional - unconditional)

@@ -14,6 +14,9 @@ from torch import nn
 class Trainable:
     """Makes a diffusers transformer trainable and knows the way back to the reference policy.
 
+    Trained weights are float32 whatever the model was loaded in: a bfloat16 weight has 8 bits of mantissa, and most
+    steps of a policy update are smaller than its last one.
+
     Args:
         denoiser: the model, changed in place.
         lora: options ``rank``, ``alpha`` (default: the rank), ``targets`` (name endings of linear layers) and
@@ -33,12 +36,22 @@ class Trainable:
         self.lora = lora is not None
         self._frozen: nn.Module | None = None
         if lora is None:
-            denoiser.requires_grad_(True)
+            denoiser.float().requires_grad_(True)
             if keep_reference:
                 self._frozen = copy.deepcopy(denoiser).requires_grad_(False)
         else:
             denoiser.requires_grad_(False)
             add_lora(denoiser, default_targets=default_targets, **lora)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether :meth:`reference` can be entered."""
+        return self.lora or self._frozen is not None
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the frozen copy; the denoiser belongs to its pipeline."""
+        if self._frozen is not None:
+            self._frozen.to(device)
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:

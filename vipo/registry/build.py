@@ -60,7 +60,7 @@ def _find(kind: Any, registry: Any, where: str) -> Callable[..., Any]:
     if name in registry.module_dict:
         return registry.module_dict[name]
     if '.' in kind:
-        return _import_dotted(kind, where)
+        return find_dotted(kind, where)
     raise ConfigError(
         f'config key {where!r}: there is no {registry.name} named {kind!r}.{closest(kind, registry.module_dict)} '
         f'{_known(registry)} A class of your own is registered with @{_constant(registry)}.register_module() in a '
@@ -69,7 +69,8 @@ def _find(kind: Any, registry: Any, where: str) -> Callable[..., Any]:
     )
 
 
-def _import_dotted(path: str, where: str) -> Callable[..., Any]:
+def find_dotted(path: str, where: str) -> Any:
+    """What the dotted path of a module attribute leads to; ``where`` is the config key, for the message."""
     module_name, _, attribute = path.rpartition('.')
     try:
         module = importlib.import_module(module_name)

@@ -1,6 +1,7 @@
 """Rewards: pixels + prompts -> one score per sample."""
 
 from vipo.rewards.base import Reward, RewardOutput
+from vipo.rewards.function import FunctionReward, as_reward
 from vipo.rewards.hps import HPSReward
 
-__all__ = ['HPSReward', 'Reward', 'RewardOutput']
+__all__ = ['FunctionReward', 'HPSReward', 'Reward', 'RewardOutput', 'as_reward']

@@ -41,8 +41,6 @@ class PerceptualStructurer:
         self.allocator = ALLOCATORS.build(allocator, at='allocator')
         self.normalize = normalize
         self.frames_per_batch = frames_per_batch
-        #: Maps so far that carried no information and became ones.
-        self.constant_maps = 0
 
     def to(self, device: torch.device | str) -> PerceptualStructurer:
         """Move the backbone."""
@@ -73,18 +71,23 @@ class PerceptualStructurer:
         if parts[0].cls_attention is not None:
             attention = torch.cat([p.cls_attention for p in parts]).unflatten(0, (batch, frames))
         maps = self.allocator(features, attention)
-        maps = align_in_time(resize_to_grid(maps, *grid[1:]), grid[0])
-        return self._finish(maps).to(pixels.device)[:, None]
+        maps = resize_to_grid(self._fill(maps), *grid[1:])
+        return self._finish(align_in_time(maps, grid[0])).to(pixels.device)[:, None]
+
+    def _fill(self, maps: Tensor) -> Tensor:
+        """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
+
+        A constant frame says "no preference here"; at 0 it would say "learn nothing here".
+        """
+        maps = maps.float()
+        broken = ~maps.isfinite().all(-1).all(-1)
+        maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
+        high = maps.amax((-2, -1))
+        empty = high - maps.amin((-2, -1)) <= 1e-6 * high
+        told = (~empty).float()
+        mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
+        return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
 
     def _finish(self, maps: Tensor) -> Tensor:
-        """Replace maps without information by ones and normalise, ``(B, T, H, W)`` -> the same."""
-        broken = ~maps.isfinite().flatten(1).all(1)
-        maps = maps.float().clamp(min=0)
-        flat = maps.flatten(1)
-        useless = broken | (flat.amax(1) - flat.amin(1) <= 1e-6 * flat.amax(1))
-        uniform = useless & (flat == 1).all(1)
-        self.constant_maps += int((useless & ~uniform).sum())
-        maps = torch.where(useless[:, None, None, None], torch.ones_like(maps), maps)
-        if self.normalize == 'mean':
-            maps = maps / maps.mean((1, 2, 3), keepdim=True)
-        return maps
+        """Normalise, ``(B, T, H, W)`` -> the same."""
+        return maps / maps.mean((1, 2, 3), keepdim=True) if self.normalize == 'mean' else maps

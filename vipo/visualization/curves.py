@@ -40,7 +40,8 @@ def reward_curve(
     top.set_title(title, fontsize=11)
     top.legend(fontsize=8)
     top.grid(alpha=0.3)
-    bottom.plot(x, [h['clipped_fraction'] for h in history], color='tab:red', lw=1, label='clipped fraction')
+    clipped = [h.get('clipped_fraction', np.nan) for h in history]
+    bottom.plot(x, clipped, color='tab:red', lw=1, label='clipped fraction')
     bottom.set_ylim(0, None)
     bottom.set_xlabel('policy iteration')
     bottom.legend(fontsize=8)

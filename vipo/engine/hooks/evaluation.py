@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from vipo.engine.evaluation import Evaluation, evaluate
-from vipo.registry import HOOKS
+from vipo.engine.evaluation import Evaluation, evaluate, setup_of
+from vipo.registry import HOOKS, ConfigError
 
 
 @HOOKS.register_module()
@@ -30,9 +32,39 @@ class EvaluationHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        """The starting point; a resumed run keeps the one it has."""
-        if runner.components.evaluation is not None and not path_of(runner, 0).exists():
+        """The starting point. A resumed run keeps that of the run it continues, also into another work dir.
+
+        Raises:
+            ConfigError: that starting point was measured with another generator, reward or evaluation.
+        """
+        if runner.components.evaluation is None:
+            return
+        if is_main_process():
+            for path in evaluations(runner):
+                if runner.iter == 0 or number_of(path) > runner.iter:
+                    path.unlink()
+        if runner.iter == 0:
             self.run(runner, 0)
+        elif is_main_process():
+            self._inherit(runner)
+
+    def _inherit(self, runner: Runner) -> None:
+        mine = path_of(runner, 0)
+        if not mine.exists():
+            theirs = Path(runner.resumed_from).parent / 'evaluations' / mine.name
+            if not theirs.exists():
+                runner.logger.warning(f'{theirs} does not exist: this run ends without a comparison to its start')
+                return
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(theirs, mine)
+        before, now = (json.loads(text) for text in (Evaluation.load(mine).setup, setup_of(runner.cfg)))
+        changed = [key for key in now if now[key] != before.get(key)]
+        if changed:
+            raise ConfigError(
+                f'{mine} was measured with another {" and ".join(changed)} than this config has, so before and after '
+                'could not be compared. Resume with the config of the run, or remove that file to go on without a '
+                'comparison'
+            )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -57,6 +89,7 @@ class EvaluationHook(Hook):
                 clock=runner.clock,
             )
         runner.clock.clear()
+        result.setup = setup_of(runner.cfg)
         if is_main_process():
             result.save(path_of(runner, done))
             means = result.means()
@@ -69,3 +102,13 @@ class EvaluationHook(Hook):
 def path_of(runner: Runner, done: int) -> Path:
     """Where the evaluation after ``done`` iterations lies."""
     return Path(runner.work_dir) / 'evaluations' / f'iter_{done}.npz'
+
+
+def number_of(path: Path) -> int:
+    """The iteration after which an evaluation was made."""
+    return int(path.stem.removeprefix('iter_'))
+
+
+def evaluations(runner: Runner) -> list[Path]:
+    """The files of all evaluations of the run so far, oldest first."""
+    return sorted((Path(runner.work_dir) / 'evaluations').glob('iter_*.npz'), key=number_of)

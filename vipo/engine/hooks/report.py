@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 
 from vipo.engine.clock import PROCESS_START
 from vipo.engine.evaluation import Evaluation
-from vipo.engine.hooks.evaluation import path_of
+from vipo.engine.hooks.evaluation import evaluations, number_of
 from vipo.registry import HOOKS
-from vipo.statistics import Gain, paired_gain
+from vipo.statistics import paired_gain
 from vipo.visualization import before_after, map_overlays, reward_curve, to_pixels
 
 
@@ -53,67 +53,62 @@ class ReportHook(Hook):
             file.write(json.dumps(record) + '\n')
 
     def after_train(self, runner: Runner) -> None:
-        c = runner.components
-        if not is_main_process() or c.evaluation is None:
+        if not is_main_process():
             return
-        history = self._history(runner)
-        before, after = Evaluation.load(path_of(runner, 0)), Evaluation.load(path_of(runner, runner.max_iters))
-        gain = paired_gain(before.scores['reward'], after.scores['reward'])
-        summary = self._summary(runner, before, after, gain)
+        found = {number_of(p): Evaluation.load(p) for p in evaluations(runner)}
+        before, after = found.get(0), found.get(runner.max_iters)
         folder = Path(runner.work_dir)
+        summary = self._summary(runner, before, after)
         (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
         name = Path(runner.cfg.filename).stem if runner.cfg.filename else runner.experiment_name
-        evaluations = {
-            int(p.stem.removeprefix('iter_')): Evaluation.load(p).means()
-            for p in (folder / 'evaluations').glob('iter_*.npz')
-        }
-        reward_curve(history, evaluations, folder / 'reward_curve.png', f'{name}, seed {runner.seed}')
-        self._galleries(runner, before, after, f'{name}, seed {runner.seed}')
+        title = f'{name}, seed {runner.seed}'
+        means = {number: evaluation.means() for number, evaluation in found.items()}
+        reward_curve(self._history(runner), means, folder / 'reward_curve.png', title)
+        written = ['reward_curve.png', 'summary.json']
+        if after is not None:
+            written[:0] = self._galleries(runner, before, after, title)
         runner.clock.clear()
-        runner.logger.info(_closing(summary, folder))
+        runner.logger.info(_closing(summary, written, folder))
 
-    def _summary(self, runner: Runner, before: Evaluation, after: Evaluation, gain: Gain) -> dict[str, Any]:
-        first, last = before.means(), after.means()
-        summary = {
-            'reward_before': first['reward'],
-            'reward_after': last['reward'],
-            'reward_std_before': float(np.nanstd(before.scores['reward'])),
-            'gain': gain.value,
-            'gain_low': gain.low,
-            'gain_high': gain.high,
-        }
-        for name in runner.components.eval_rewards:
-            summary |= {f'{name}_before': first[name], f'{name}_after': last[name]}
+    def _summary(self, runner: Runner, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+        summary: dict[str, Any] = {}
+        if before is not None and after is not None:
+            spread = float(np.nanstd(before.scores['reward']))
+            summary = {'reward_std_before': spread}
+            if spread > 1e-12:  # else there is nothing to measure a gain by
+                gain = paired_gain(before.scores['reward'], after.scores['reward'])
+                summary |= {'gain': gain.value, 'gain_low': gain.low, 'gain_high': gain.high}
+        for when, evaluation in (('before', before), ('after', after)):
+            if evaluation is not None:
+                means = evaluation.means()
+                summary |= {f'{k}_{when}': v for k, v in means.items() if '/' not in k}
+                summary[f'parts_{when}'] = {k: v for k, v in means.items() if '/' in k}
+                summary['held_out_prompts'] = len(evaluation.prompts)
         return {
             **summary,
-            'parts_before': {k: v for k, v in first.items() if '/' in k},
-            'parts_after': {k: v for k, v in last.items() if '/' in k},
-            'held_out_prompts': len(before.prompts),
             'iterations': runner.max_iters,
             'wall_seconds': self._wall(),
             'seed': runner.seed,
         }
 
-    def _galleries(self, runner: Runner, before: Evaluation, after: Evaluation, title: str) -> None:
-        folder, shown = Path(runner.work_dir), slice(0, self.gallery)
-        captions = [
-            (f'reward {a:.3f}', f'reward {b:.3f}')
-            for a, b in zip(before.scores['reward'][shown], after.scores['reward'][shown], strict=True)
-        ]
-        before_after(
-            after.prompts[shown],
-            before.pixels[shown],
-            after.pixels[shown],
-            captions,
-            folder / 'before_after.png',
-            title,
-        )
+    def _galleries(self, runner: Runner, before: Evaluation | None, after: Evaluation, title: str) -> list[str]:
+        folder, shown, written = Path(runner.work_dir), slice(0, self.gallery), []
+        if before is not None:
+            captions = [
+                (f'reward {a:.3f}', f'reward {b:.3f}')
+                for a, b in zip(before.scores['reward'][shown], after.scores['reward'][shown], strict=True)
+            ]
+            target = folder / 'before_after.png'
+            before_after(after.prompts[shown], before.pixels[shown], after.pixels[shown], captions, target, title)
+            written.append(target.name)
         c = runner.components
         if c.structurer is not None:
             pictures = after.pixels[: min(12, self.gallery)]
-            grid = c.generator.latent_shape()[1:]
-            maps = c.structurer(to_pixels(pictures).to(c.generator.device), grid)
-            map_overlays(after.prompts[: len(pictures)], pictures, maps, folder / 'maps.png', title, columns=3)
+            maps = c.structurer(to_pixels(pictures).to(c.generator.device), c.generator.latent_shape()[1:])
+            target = folder / 'maps.png'
+            map_overlays(after.prompts[: len(pictures)], pictures, maps, target, title, columns=3)
+            written.append(target.name)
+        return written
 
     def _wall(self) -> float:
         return round(self._before_resume + time.perf_counter() - PROCESS_START, 2)
@@ -129,15 +124,15 @@ class ReportHook(Hook):
         return [json.loads(line) for line in lines if line.endswith('\n')]
 
 
-def _closing(summary: dict[str, Any], folder: Path) -> str:
-    others = ''.join(
-        f', {k.removesuffix("_before")} {v:.3f} -> {summary[k.removesuffix("_before") + "_after"]:.3f}'
-        for k, v in summary.items()
-        if k.endswith('_before') and isinstance(v, float) and k not in ('reward_before', 'reward_std_before')
-    )
+def _closing(summary: dict[str, Any], written: list[str], folder: Path) -> str:
+    changes = []
+    for key in (k.removesuffix('_after') for k in summary if k.endswith('_after') and k != 'parts_after'):
+        start = f'{summary[f"{key}_before"]:.4f} -> ' if f'{key}_before' in summary else ''
+        changes.append(f'held-out {key} {start}{summary[f"{key}_after"]:.4f}')
+    if 'gain' in summary:
+        interval = f'{summary["gain_low"]:+.2f} to {summary["gain_high"]:+.2f}'
+        changes.insert(1, f'a gain of {summary["gain"]:+.2f} std (95 % interval {interval})')
     return (
-        f'Done in {summary["wall_seconds"]:.0f} s: held-out reward {summary["reward_before"]:.4f} -> '
-        f'{summary["reward_after"]:.4f}, a gain of {summary["gain"]:+.2f} std '
-        f'(95 % interval {summary["gain_low"]:+.2f} to {summary["gain_high"]:+.2f}){others}. '
-        f'Look at before_after.png, maps.png, reward_curve.png and summary.json in {folder}'
+        f'Done in {summary["wall_seconds"]:.0f} s: {", ".join(changes) or "no evaluation"}. '
+        f'Look at {", ".join(written)} in {folder}'
     )
