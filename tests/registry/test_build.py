@@ -145,8 +145,9 @@ def test_path_is_forgotten_after_an_error():
 
 def test_error_inside_a_component_is_not_hidden():
     with pytest.raises(ValueError, match='eta must be finite') as caught:
-        KERNELS.build({'type': 'FlowKernel', 'eta': -1})
-    assert not isinstance(caught.value, ConfigError)
+        KERNELS.build({'type': 'FlowKernel', 'eta': -1}, at='rollout.kernel')
+    assert str(caught.value).startswith("config key 'rollout.kernel': ")
+    assert type(caught.value.__cause__) is ValueError
 
 
 def test_dotted_path_needs_no_registration():

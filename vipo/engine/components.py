@@ -66,6 +66,9 @@ class EvaluationOptions:
     records: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        for name in ('num_prompts', 'num_steps', 'batch_size'):
+            if getattr(self, name) < 1:
+                raise ConfigError(f'evaluation.{name} must be at least 1, got {getattr(self, name)}')
         self.records = read_prompts(self.prompts)[: self.num_prompts]
 
 
@@ -105,9 +108,6 @@ def build_components(cfg: Config) -> Components:
     Raises:
         ConfigError: a section is missing, or something in it is wrong.
     """
-    for section in ('generator', 'reward', 'loss', 'rollout', 'batch'):
-        if cfg.get(section) is None:
-            raise ConfigError(f'the config has no {section!r} section')
     batch = _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size()})
     rollout = dict(cfg.rollout)
     for key in ('kernel', 'selector', 'num_steps'):
@@ -156,12 +156,12 @@ def build_components(cfg: Config) -> Components:
         rollout=options,
         batch=batch,
         evaluation=evaluation,
-        ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
+        ema=_build(TrainableEMA, 'ema', {'module': policy, **cfg.ema}) if cfg.get('ema') else None,
     )
 
 
 def _build(cls: type, where: str, options: dict[str, Any]) -> Any:
-    check_options(cls, options, where)
+    check_options(cls, options, where, internal=['world_size', 'records'])
     return cls(**options)
 
 

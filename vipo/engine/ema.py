@@ -21,7 +21,7 @@ class TrainableEMA:
 
     def __init__(self, module: nn.Module, decay: float = 0.9) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f'ema.decay must be in [0, 1), got {decay}')
+            raise ConfigError(f'ema.decay must be in [0, 1), got {decay}')
         self.decay = decay
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._parameters.items()}

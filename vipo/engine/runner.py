@@ -21,6 +21,7 @@ from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, count_parameters
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
+from vipo.engine.sections import check_sections
 from vipo.registry import ConfigError
 
 
@@ -67,6 +68,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     _init_distributed(cfg)
     init_default_scope('vipo')
     quiet_third_parties()
+    check_sections(cfg)
     check_start(cfg)
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     components = build_components(cfg)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
-    dataloader.setdefault('batch_size', components.batch.prompts_per_iteration // get_world_size())
+    dataloader['batch_size'] = components.batch.prompts_per_iteration // get_world_size()
     dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': seed})
     dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
@@ -115,7 +117,8 @@ def _init_distributed(cfg: Config) -> None:
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
     if missing:
         raise ConfigError(
-            f'--launcher {launcher} needs the environment variables {missing}; start through tools/dist_train.sh'
+            f'--launcher {launcher} needs the environment variables {missing}; '
+            'start through torchrun --nproc_per_node=N'
         )
     distributed.init_process_group('gloo')
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vipo.registry.build import check_options
+
 
 class Trainable:
     """Makes a diffusers transformer trainable and knows the way back to the reference policy.
@@ -41,6 +43,12 @@ class Trainable:
                 self._frozen = copy.deepcopy(denoiser).requires_grad_(False)
         else:
             denoiser.requires_grad_(False)
+            check_options(
+                add_lora,
+                {**lora, 'denoiser': denoiser, 'default_targets': default_targets},
+                'generator.lora',
+                internal=['denoiser', 'default_targets'],
+            )
             add_lora(denoiser, default_targets=default_targets, **lora)
 
     @property
@@ -91,10 +99,12 @@ def add_lora(
         The names of the adapted layers.
 
     Raises:
-        ValueError: a target that matches no linear layer.
+        ValueError: a target that matches no linear layer, or a rank below 1.
     """
     from peft import LoraConfig
 
+    if rank < 1:
+        raise ValueError(f'generator.lora.rank must be at least 1, got {rank}')
     targets = list(targets if targets is not None else default_targets)
     linear = [n for n, m in denoiser.named_modules() if isinstance(m, nn.Linear)]
     for target in targets:

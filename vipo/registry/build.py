@@ -6,6 +6,8 @@ import contextvars
 import difflib
 import importlib
 import inspect
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,6 +37,9 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
     Raises:
         ConfigError: the type is unknown, the argument names do not fit, or a required one is missing.
     """
+    if isinstance(cfg, str):
+        key = at or registry.name
+        raise ConfigError(f'config key {key!r} is the text {cfg!r}; a component is written dict(type={cfg!r})')
     if not isinstance(cfg, Mapping):
         return cfg
     token = _PATH.set((*_PATH.get(), at or registry.name))
@@ -45,7 +50,12 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
             raise ConfigError(f'config key {where!r}: no "type" is given. {_known(registry)}')
         target = _find(cfg['type'], registry, where)
         check_options(target, options, where, args)
-        return target(*args, **options)
+        try:
+            return target(*args, **options)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f'config key {where!r}: {error}') from error
     finally:
         _PATH.reset(token)
 
@@ -72,6 +82,8 @@ def _find(kind: Any, registry: Any, where: str) -> Callable[..., Any]:
 def find_dotted(path: str, where: str) -> Any:
     """What the dotted path of a module attribute leads to; ``where`` is the config key, for the message."""
     module_name, _, attribute = path.rpartition('.')
+    if not module_name:
+        raise ConfigError(f'config key {where!r}: {path!r} is no dotted path such as "my_module.my_function"')
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -88,17 +100,67 @@ def find_dotted(path: str, where: str) -> Any:
         ) from None
 
 
-def check_options(target: Callable[..., Any], options: Mapping[str, Any], where: str, args: tuple = ()) -> None:
-    """Raise :class:`ConfigError` with the signature where ``target(*args, **options)`` would not bind."""
-    signature = inspect.signature(target)
+def check_options(
+    target: Callable[..., Any],
+    options: Mapping[str, Any],
+    where: str,
+    args: tuple = (),
+    internal: Iterable[str] = (),
+) -> None:
+    """Check options against a signature before anything is built.
+
+    Args:
+        target: what will be called.
+        options: its keyword arguments.
+        where: the config key, for messages.
+        args: its positional arguments.
+        internal: parameters that the framework fills in and no config may name.
+
+    Raises:
+        ConfigError: ``target(*args, **options)`` would not bind, or a value is of another plain type than annotated.
+    """
+    name = getattr(target, '__name__', str(target))
+    signature = _signature(target)
     try:
         signature.bind(*args, **options)
     except TypeError as error:
-        name = getattr(target, '__name__', str(target))
-        accepted = list(signature.parameters)
+        accepted = [k for k in signature.parameters if k not in internal]
         unknown = [k for k in options if k not in accepted]
         hint = ''.join(closest(k, accepted) for k in unknown)
-        raise ConfigError(f'config key {where!r}: {error}.{hint} The signature is {name}{signature}') from error
+        if unknown:
+            hint += ' An option that is inherited from a _base_ config goes away with dict(_delete_=True, type=...).'
+        shown = signature.replace(parameters=[p for k, p in signature.parameters.items() if k not in internal])
+        raise ConfigError(f'config key {where!r}: {error}.{hint} The signature is {name}{shown}') from error
+    for key, value in options.items():
+        parameter = signature.parameters.get(key)
+        if parameter is not None and not _fits(value, parameter.annotation):
+            wanted = inspect.formatannotation(parameter.annotation)
+            raise ConfigError(f'config key {where}.{key} must be {wanted}, got {value!r} ({type(value).__name__})')
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:  # an annotation that exists for type checkers alone
+        return inspect.signature(target)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a config value can be what an annotation says; only plain types are judged, anything else passes."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if origin in (list, tuple) or hint in (list, tuple):
+        return isinstance(value, (list, tuple))
+    if origin is dict or hint is dict:
+        return isinstance(value, Mapping)
+    return True
 
 
 def _known(registry: Any) -> str:

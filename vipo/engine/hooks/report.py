@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from vipo.engine.clock import PROCESS_START
 from vipo.engine.evaluation import Evaluation
 from vipo.engine.hooks.evaluation import evaluations, number_of
-from vipo.registry import HOOKS
+from vipo.registry import HOOKS, ConfigError
 from vipo.statistics import paired_gain
 from vipo.visualization import before_after, map_overlays, reward_curve, to_pixels
 
@@ -32,6 +32,8 @@ class ReportHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, gallery: int = 24) -> None:
+        if gallery < 1:
+            raise ConfigError(f'default_hooks.report.gallery must be at least 1, got {gallery}')
         self.gallery = gallery
         self._before_resume = 0.0
 
