@@ -7,11 +7,19 @@ python tools/train.py CONFIG --cfg-options rollout.num_steps=8 loss.clip_range=0
 
 from __future__ import annotations
 
+import time
+
+START = time.perf_counter()
+
 import argparse
 import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # A custom component beside the config, or in the folder you start from, can be imported.
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
@@ -31,12 +39,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='replace single config values'
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who starts the processes; for torchrun --nproc_per_node=N tools/train.py CONFIG it is pytorch',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def load_config(args: argparse.Namespace):
+def load_config(args: argparse.Namespace) -> Config:
     """The config file with the command line applied; explicit flags win over ``--cfg-options``."""
     from vipo.engine.checkpoint import resume_point, seed_of
     from vipo.engine.config import override, read_config
@@ -61,13 +74,18 @@ def load_config(args: argparse.Namespace):
 def main(argv: list[str] | None = None) -> int:
     """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3."""
     args = parse_args(argv)
+    if not Path(args.config).is_file():  # before the slow imports
+        print(f'error: config file {args.config!r} does not exist', file=sys.stderr)
+        return 2
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     # Third-party noise at import time that no user can act on.
     warnings.filterwarnings('ignore', category=DeprecationWarning)
     print('vipo: loading', flush=True)
 
+    from vipo.engine.clock import begin
     from vipo.registry import ConfigError
 
+    begin(START)
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
@@ -86,6 +104,12 @@ def main(argv: list[str] | None = None) -> int:
     except (RunStopped, ConfigError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        runner.clock.clear()
+        print(
+            f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
+        )
+        return 130
     return 0
 
 

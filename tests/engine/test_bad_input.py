@@ -44,6 +44,38 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('loss.clip_range=0', ['loss.clip_range must be positive']),
         ('loss.mode=scalar', ["loss.mode='scalar'", 'structurer=None']),
         ('ema.decay=2', ['ema.decay']),
+        ('ema.deacy=0.5', ["config key 'ema'", "Did you mean 'decay'"]),
+        ('generator.lora.rnak=4', ["config key 'generator.lora'", "Did you mean 'rank'"]),
+        ('generator.lora.rank=0', ['generator.lora.rank must be at least 1']),
+        ('train_dataloader.batch_size=1', ['batch.prompts_per_iteration']),
+        ('train_dataloader=None', ['needs a section train_dataloader']),
+        ('train_dataloader.dataset.fil=x', ["config key 'train_dataloader.dataset'", "Did you mean 'file'"]),
+        ('train_dataloader.dataset.type=PromtDataset', ["Did you mean 'PromptDataset'"]),
+        ('train_cfg.max_iter=5', ["config key 'train_cfg'", "Did you mean 'max_iters'"]),
+        ('train_cfg.type=PolicyLop', ["config key 'train_cfg'", "Did you mean 'PolicyLoop'"]),
+        ('train_cfg.max_iters=many', ['train_cfg.max_iters must be int']),
+        ('train_cfg.max_iters=0', ['train_cfg.max_iters must be positive']),
+        ('default_hooks.checkpoint.intervall=5', ["'default_hooks.checkpoint'", "Did you mean 'interval'"]),
+        ('default_hooks.checkpoint.type=PolicyCheckpontHook', ["Did you mean 'PolicyCheckpointHook'"]),
+        ('default_hooks.report.gallery=0', ['default_hooks.report.gallery must be at least 1']),
+        ('log_processor.windw_size=5', ["config key 'log_processor'", "'window_size'"]),
+        ('optim_wrapper.optimizer.lrr=0.1', ["config key 'optim_wrapper.optimizer'", "Did you mean 'lr'"]),
+        ('optim_wrapper.optimizer.type=AdmaW', ["Did you mean 'AdamW'"]),
+        ('optim_wrapper.clip_grad.max_nrm=1', ["config key 'optim_wrapper.clip_grad'", "Did you mean 'max_norm'"]),
+        ('randomness.sead=5', ["config key 'randomness'", "Did you mean 'seed'"]),
+        ('log_level=VERBOSE', ['log_level must be one of']),
+        ('rollout.kernel.eta=abc', ["rollout.kernel.eta must be float, got 'abc'"]),
+        ('rollout.num_steps=6.5', ['rollout.num_steps must be int, got 6.5 (float)']),
+        ('rollout.share_initial_noise=yes', ["rollout.share_initial_noise must be bool, got 'yes'"]),
+        ('batch.group_size=4.0', ['batch.group_size must be int, got 4.0 (float)']),
+        ('structurer.allocator.components=2.5', ['structurer.allocator.components must be int']),
+        ('structurer.allocator.components=1000', ['cannot take 1000 principal components']),
+        ('evaluation.num_steps=0', ['evaluation.num_steps must be at least 1']),
+        ('generator=SD3Generator', ['needs a section generator=dict(...)', "'SD3Generator'"]),
+        ('generator.dtype=fp16', ["config key 'generator'", "'fp16'", 'bfloat16']),
+        ('generator.resolution=big', ['generator.resolution must be int | tuple[int, int]']),
+        ('generator.pretrained=./nowhere', ["config key 'generator'", 'nowhere']),
+        ('rollout.selector.type=RandomFraction', ["'size'", '_delete_=True']),
         ('advantage.epss=1', ["config key 'advantage'", "Did you mean 'eps'"]),
         ('advantage.scale=batch', ['scale must be one of']),
         ('loss.kl_weight=0.1', ['loss.kl_weight needs the reference policy', 'keep_reference']),
@@ -79,6 +111,53 @@ def test_prompt_file_mistakes(capsys, tmp_path, content, words):
 def test_missing_config_file(capsys):
     assert main(['configs/nothing.py']) == 2
     assert "'configs/nothing.py' does not exist" in capsys.readouterr().err
+
+
+def test_config_file_that_cannot_be_used(capsys, tmp_path):
+    """What is wrong is said in one line, for each thing that MMEngine wraps in a page of its own."""
+    for name, text, words in [
+        ('base.py', "_base_ = ['nowhere/base.py']", 'relative to the file that names them'),
+        ('gone.py', "custom_imports = dict(imports=['module_that_is_gone'])", "No module named 'module_that_is_gone'"),
+        ('inner.py', "custom_imports = dict(imports=['my_broken_module'])", "No module named 'what_it_imports'"),
+        ('import.py', 'import os', 'Import nothing'),
+    ]:
+        (tmp_path / 'my_broken_module.py').write_text('import what_it_imports')
+        (tmp_path / name).write_text(text)
+        assert main([str(tmp_path / name)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    (tmp_path / 'file').touch()
+    path = str(ROOT / 'configs' / 'vipo_tiny_sd3.py')
+    assert main([path, '--work-dir', str(tmp_path / 'file')]) == 2
+    assert 'is a file' in capsys.readouterr().err
+    assert main([path, '--cfg-options', 'param_scheduler.x.begin=3']) == 2
+    assert 'no index of a list' in capsys.readouterr().err
+
+
+def test_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    from vipo.engine.loop import PolicyLoop
+
+    def interrupted(self, samples):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PolicyLoop, 'decode', interrupted)
+    code, message = train(capsys, tmp_path, 'evaluation=None')
+    assert code == 130
+    assert 'stopped in iteration 1; add --resume' in message
+
+
+def test_backbone_that_returns_a_bare_tensor_is_told_what_to_return(capsys, tmp_path):
+    backbone = [
+        'structurer.backbone._delete_=True',
+        'structurer.backbone.type=tests.engine.test_bad_input.bare_backbone',
+    ]
+    code, message = train(capsys, tmp_path, 'evaluation=None', *backbone)
+    assert code == 3
+    assert 'must return Features(map=(N, D, h, w)), got Tensor' in message
+
+
+def bare_backbone():
+    return lambda pixels: pixels
 
 
 def test_config_with_a_syntax_error(capsys, tmp_path):

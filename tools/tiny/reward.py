@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from tools.tiny.common import Averaged, Progress, cosine_lr
 from tools.tiny.tokenizers import clip_tokenizer
-from vipo.scenes.draw import draw
+from vipo.scenes.draw import Drawing, draw
 from vipo.scenes.grammar import (
     BACKGROUNDS,
     COLORS,
@@ -124,6 +125,52 @@ def spoil(pixels: Tensor, amount: float | Tensor, generator: torch.Generator) ->
     return out.clamp(0, 1)
 
 
+def _layers(drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """Coverage ``(B, 1, S, S)`` of all objects, and their colours times it."""
+    cover = 1 - (1 - drawing.masks).prod(1, keepdim=True)
+    return cover, drawing.pixels - drawing.ground * (1 - cover)
+
+
+def melt(drawing: Drawing, generator: torch.Generator) -> Tensor:
+    """The objects lose their shape; the ground stays as it is."""
+    strength = 0.04 + 0.08 * torch.rand(len(drawing.pixels), generator=generator)
+    warped = _warp(torch.cat(_layers(drawing), dim=1), strength, generator)
+    return drawing.ground * (1 - warped[:, :1]) + warped[:, 1:]
+
+
+def cut(drawing: Drawing, generator: torch.Generator) -> Tensor:
+    """A strip of ground runs through the first object."""
+    batch, _, side, _ = drawing.pixels.shape
+    grid = torch.arange(side, dtype=torch.float32)
+    mass = drawing.masks[:, 0]
+    y, x = ((mass.sum(d) * grid).sum(1) / mass.sum((1, 2)) for d in (2, 1))
+    angle, width = torch.pi * torch.rand(batch, generator=generator), 1 + 1.5 * torch.rand(batch, generator=generator)
+    dx, dy = grid[None, None, :] - x[:, None, None], grid[None, :, None] - y[:, None, None]
+    across = (dx * angle.cos()[:, None, None] + dy * angle.sin()[:, None, None]).abs()
+    strip = (width[:, None, None] + 0.5 - across).clamp(0, 1)[:, None] * mass[:, None].ceil()
+    return torch.lerp(drawing.pixels, drawing.ground, strip)
+
+
+def litter(drawing: Drawing, generator: torch.Generator) -> Tensor:
+    """One to three specks in the colours of objects lie about."""
+    pixels, (batch, _, side, _) = drawing.pixels, drawing.pixels.shape
+    palette = torch.tensor(list(COLORS.values()))
+    grid = torch.arange(side, dtype=torch.float32)
+    for speck in range(3):
+        place = side * (0.08 + 0.84 * torch.rand(batch, 2, 1, 1, generator=generator))
+        radius = 1.5 + 2 * torch.rand(batch, 1, 1, generator=generator)
+        distance = ((grid[None, None, :] - place[:, 0]).square() + (grid[None, :, None] - place[:, 1]).square()).sqrt()
+        shown = torch.rand(batch, 1, 1, generator=generator) < (1.0, 0.6, 0.4)[speck]
+        cover = (radius + 0.5 - distance).clamp(0, 1) * shown
+        color = palette[torch.randint(len(palette), (batch,), generator=generator)]
+        pixels = torch.lerp(pixels, color[..., None, None].expand_as(pixels), cover[:, None])
+    return pixels
+
+
+#: Flaws of a right scene that touch its objects alone.
+OBJECT_FLAWS = {'melt': melt, 'cut': cut, 'litter': litter}
+
+
 def relative(scene: Scene, axis: str, rng: random.Random) -> Scene:
     """The scene with other shapes, another placement, or (``any``) other shapes, sizes and placement."""
     terms = POSITIONS if len(scene.objects) == 1 else RELATIONS
@@ -156,7 +203,9 @@ def _in_other_words(scene: Scene) -> Scene:
     return replace(scene.mirrored(), objects=scene.objects[::-1])
 
 
-def batches(batch: int, seed: int, members: int = 4, wear: float = 0.4):
+def batches(
+    batch: int, seed: int, members: int = 4, wear: float = 0.4, flaws: dict[str, int] = FLAWS
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     """Endless ``(prompts, preferred (batch, 3, S, S), rejected (batch // 2, 3, S, S))``.
 
     The batch is made of families, so that each picture meets near misses among the others. The rejected pictures are
@@ -165,17 +214,22 @@ def batches(batch: int, seed: int, members: int = 4, wear: float = 0.4):
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    kinds, weights = list(FLAWS), list(FLAWS.values())
+    kinds, weights = list(flaws), list(flaws.values())
     while True:
         scenes = families(batch // members, members, rng)
         rng.shuffle(scenes)
         half = scenes[: batch // 2]
-        flaws = rng.choices(kinds, weights, k=len(half))
-        wrong = [s if f == 'pixels' else flawed(s, f, rng) for s, f in zip(half, flaws, strict=True)]
+        chosen = rng.choices(kinds, weights, k=len(half))
+        wrong = [s if f in ('pixels', *OBJECT_FLAWS) else flawed(s, f, rng) for s, f in zip(half, chosen, strict=True)]
         worn = wear * torch.rand(batch, generator=generator)
-        worse = torch.tensor([f == 'pixels' for f in flaws]) * (0.3 + 0.7 * torch.rand(len(half), generator=generator))
+        worse = torch.tensor([f == 'pixels' for f in chosen]) * (0.3 + 0.7 * torch.rand(len(half), generator=generator))
         good = spoil(draw(scenes, rng.randrange(2**31)).pixels, worn, generator)
-        bad = spoil(draw(wrong, rng.randrange(2**31)).pixels, worn[: len(half)] + worse, generator)
+        bad = draw(wrong, rng.randrange(2**31))
+        for kind, spoiler in OBJECT_FLAWS.items():
+            hit = torch.tensor([f == kind for f in chosen])
+            if hit.any():
+                bad.pixels[hit] = spoiler(Drawing(bad.pixels[hit], bad.masks[hit], bad.ground[hit]), generator)
+        bad = spoil(bad.pixels, worn[: len(half)] + worse, generator)
         yield [s.prompt for s in scenes], good, bad
 
 

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid
-from tools.tiny.reward import batches, embed, load, save, spoil
+from tools.tiny.reward import FLAWS, batches, embed, load, save, spoil
 from vipo.scenes.draw import draw
 from vipo.scenes.grammar import random_scene
+
+#: What generators do to objects counts for half.
+TASTE_FLAWS = {**FLAWS, 'melt': 12, 'cut': 4, 'litter': 5}
 
 
 @torch.no_grad()
@@ -67,7 +70,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int, pool: int 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine_lr(s, steps, 100))
     sampled = pairs(out, pool, seed + 20_000)
     save_grid(torch.cat([sampled[1][:24], sampled[2][:24]]).float() / 255, report / 'taste.png')
-    drawings, attempts = batches(batch, seed + 1, wear=0.15), _draws(sampled, batch // 3, seed)
+    drawings, attempts = batches(batch, seed + 1, wear=0.15, flaws=TASTE_FLAWS), _draws(sampled, batch // 3, seed)
     progress = Progress('taste', steps, 30)
     won = 0.5
     for step in range(steps):

@@ -158,6 +158,8 @@ def check_start(cfg: Config) -> None:
         ConfigError: the work dir holds another run's checkpoints and this run does not resume, or the checkpoint was
             made with another seed, so that prompts and noise would not go on where they stopped.
     """
+    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
+        raise ConfigError(f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir')
     point = resume_point(cfg)
     if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
         raise ConfigError(

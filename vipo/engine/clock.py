@@ -10,8 +10,18 @@ from contextlib import contextmanager
 
 import torch
 
-#: When this module was imported, which is when a run begins.
-PROCESS_START = time.perf_counter()
+_START = time.perf_counter()
+
+
+def begin(start: float) -> None:
+    """Say when the process began (``time.perf_counter()``), which is before its slow imports."""
+    global _START
+    _START = start
+
+
+def since_start() -> float:
+    """Wall-clock seconds since then."""
+    return time.perf_counter() - _START
 
 
 def _now() -> float:
@@ -86,5 +96,7 @@ class PhaseClock:
         line = ' | '.join(part for part in (self._title, f'{self._phase}{share}', self.status) if part)
         # A line that wraps could not be rewritten in place.
         width = shutil.get_terminal_size().columns - 1
+        while self._live and len(line) > width and ' | ' in line:
+            line = line.rpartition(' | ')[0]
         sys.stderr.write(f'\r\x1b[K{line[:width]}' if self._live else line + '\n')
         sys.stderr.flush()

@@ -53,13 +53,26 @@ def read_config(path: str | Path) -> Config:
         ConfigError: the file does not exist or is no valid config.
     """
     if not Path(path).is_file():
-        raise ConfigError(f'config file {str(path)!r} does not exist')
+        problem = 'is a folder' if Path(path).is_dir() else 'does not exist'
+        raise ConfigError(f'config file {str(path)!r} {problem}')
     try:
         return Config.fromfile(path)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f'config file {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
+        # MMEngine wraps what goes wrong in custom_imports into a page about PYTHONPATH.
+        cause: BaseException | str = error
+        while isinstance(cause, BaseException) and (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        hint = ''
+        if isinstance(cause, ModuleNotFoundError):
+            hint = ' Modules are looked for beside the config, in the folder you start from, and on PYTHONPATH.'
+        elif isinstance(cause, FileNotFoundError):
+            hint = ' Paths in _base_ are relative to the file that names them.'
+        elif 'lazy_import' in str(cause):
+            cause, hint = 'it has an import statement', ' Import nothing; write type="my_module.MyClass".'
+        name = f'{type(cause).__name__}: ' if isinstance(cause, BaseException) else ''
+        raise ConfigError(f'config file {str(path)!r} cannot be read: {name}{cause}.{hint}') from error
 
 
 def override(cfg: Config, options: dict[str, Any]) -> None:
@@ -72,6 +85,8 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
         section: Any = cfg._cfg_dict
         for name in key.split('.')[:-1]:
             if isinstance(section, list):
+                if not name.isdigit() or int(name) >= len(section):
+                    raise ConfigError(f'--cfg-options {key}: {name!r} is no index of a list of {len(section)}')
                 section = section[int(name)]
                 continue
             if section.get(name) is None:

@@ -25,7 +25,7 @@ def score(
 
     Raises:
         RewardFailure: the reward raised; the samples are then tried one by one to find the culprit.
-        ValueError: the reward returned something else than one score per sample.
+        RunStopped: the reward returned something else than one score per sample.
     """
     try:
         output = reward(pixels, prompts, metadata)
@@ -41,7 +41,7 @@ def score(
         ) from error
     if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
         shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
-        raise ValueError(
+        raise RunStopped(
             f'{name} ({type(reward).__name__}) must return RewardOutput with {len(prompts)} scores, got {shape}'
         )
     return output

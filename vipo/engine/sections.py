@@ -27,6 +27,7 @@ from vipo.registry import (
 )
 from vipo.registry.build import check_options, closest
 
+_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 _REQUIRED = ('generator', 'reward', 'loss', 'rollout', 'batch', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
 
@@ -70,6 +71,8 @@ def check_sections(cfg: Config) -> None:
             _check(backend, VISBACKENDS, f'visualizer.vis_backends.{i}', 'save_dir')
     if cfg.get('log_processor'):
         _check(cfg.log_processor, LOG_PROCESSORS, 'log_processor')
+    if cfg.get('log_level', 'INFO') not in _LEVELS:
+        raise ConfigError(f'log_level must be one of {_LEVELS}, got {cfg.log_level!r}')
     if cfg.get('randomness'):
         check_options(Runner.set_randomness, cfg.randomness, 'randomness', args=(None,), internal=['self'])
     if cfg.get('ema'):

@@ -15,6 +15,7 @@ from vipo.diffusion.schedule import sigma_schedule
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.training import Trainable
 from vipo.registry import GENERATORS
+from vipo.registry.build import torch_dtype
 
 _LORA_TARGETS = (
     'attn.to_q',
@@ -65,7 +66,7 @@ class SD3Generator(Generator):
     ) -> None:
         from diffusers import StableDiffusion3Pipeline
 
-        self.pipe = StableDiffusion3Pipeline.from_pretrained(resolve(pretrained), dtype=getattr(torch, dtype))
+        self.pipe = StableDiffusion3Pipeline.from_pretrained(resolve(pretrained), dtype=torch_dtype(dtype))
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(device)
         for name in ('vae', 'text_encoder', 'text_encoder_2', 'text_encoder_3'):
@@ -82,7 +83,7 @@ class SD3Generator(Generator):
         self.max_sequence_length = max_sequence_length
         self.shift = shift if shift is not None else self.pipe.scheduler.config.shift
         self.decode_batch = decode_batch
-        self.compute_dtype = getattr(torch, dtype)
+        self.compute_dtype = torch_dtype(dtype)
         self.training = Trainable(self.denoiser, lora, _LORA_TARGETS, keep_reference)
         self._network = self.denoiser
         if gradient_checkpointing:

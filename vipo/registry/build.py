@@ -9,7 +9,10 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _PATH: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar('vipo_config_path', default=())
 
@@ -54,7 +57,7 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
             return target(*args, **options)
         except ConfigError:
             raise
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # OSError: what transformers and diffusers say of a wrong folder
             raise ConfigError(f'config key {where!r}: {error}') from error
     finally:
         _PATH.reset(token)
@@ -98,6 +101,20 @@ def find_dotted(path: str, where: str) -> Any:
         raise ConfigError(
             f'config key {where!r}: module {module_name!r} has no {attribute!r}.{closest(attribute, public)}'
         ) from None
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The floating dtype of that name.
+
+    Raises:
+        ValueError: torch has none.
+    """
+    import torch
+
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f'dtype {name!r} is none of float32, bfloat16, float16')
+    return found
 
 
 def check_options(

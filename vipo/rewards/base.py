@@ -52,16 +52,25 @@ class Reward(ABC):
         return self
 
 
+def check_pixels(pixels: Tensor) -> None:
+    """Refuse what is no batch of pictures.
+
+    Raises:
+        ValueError: the pixels are not ``(B, 3, F, Y, X)`` floats.
+    """
+    if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise ValueError(
+            f'pixels must be floats (B, 3, F, Y, X) in [0, 1], got {tuple(pixels.shape)} {pixels.dtype}; an '
+            'image batch (B, 3, Y, X) becomes one by pixels[:, :, None]'
+        )
+
+
 def check_batch(pixels: Tensor, prompts: Sequence[str]) -> None:
     """Refuse what is no batch of pictures and prompts.
 
     Raises:
         ValueError: the pixels are not ``(B, 3, F, Y, X)`` floats, or the counts differ.
     """
-    if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-        raise ValueError(
-            f'a reward takes float pixels (B, 3, F, Y, X) in [0, 1], got {tuple(pixels.shape)} {pixels.dtype}; an '
-            'image batch (B, 3, Y, X) becomes one by pixels[:, :, None]'
-        )
+    check_pixels(pixels)
     if len(prompts) != len(pixels):
         raise ValueError(f'{len(pixels)} samples but {len(prompts)} prompts')

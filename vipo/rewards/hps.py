@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vipo.assets import resolve
 from vipo.registry import REWARDS
+from vipo.registry.build import torch_dtype
 from vipo.rewards.base import Reward, RewardOutput, check_batch
 from vipo.rewards.open_clip_layout import load_clip
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
@@ -47,7 +48,7 @@ class HPSReward(Reward):
         if version not in _FILES:
             raise ValueError(f'reward.version must be one of {tuple(_FILES)}, got {version!r}')
         path = self._locate(version, checkpoint)
-        self.model = load_clip(path, getattr(torch, dtype)).to(device)
+        self.model = load_clip(path, torch_dtype(dtype)).to(device)
         self.tokenize = _tokenizer(path.parent, self.model.config.text_config.max_position_embeddings)
         self.side = self.model.config.vision_config.image_size
         self.antialias = antialias

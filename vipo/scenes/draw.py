@@ -29,10 +29,12 @@ class Drawing:
     Attributes:
         pixels: ``(B, 3, side, side)`` in [0, 1].
         masks: ``(B, 2, side, side)`` in [0, 1], coverage of each object (zero where there is no second one).
+        ground: ``(B, 3, side, side)`` in [0, 1], what lies behind the objects.
     """
 
     pixels: Tensor
     masks: Tensor
+    ground: Tensor
 
 
 def shape_distance(x: Tensor, y: Tensor, radius: Tensor, shape: Tensor) -> Tensor:
@@ -114,9 +116,10 @@ def draw(scenes: Sequence[Scene], seed: int, side: int = 64) -> Drawing:
     pattern = _texture(torch.tensor([TEXTURES.index(s.texture) for s in scenes]), side, generator)[:, None]
     tone = torch.where(ground.mean(1) > 0.35, 0.65, 1.45)[:, None]
     pixels = ground[..., None, None] * (1 - pattern) + (ground * tone)[..., None, None] * pattern
+    ground = pixels
     colors = colors + 0.035 * torch.randn(batch, 2, 3, generator=generator)
     for k in (0, 1):
         cover = masks[:, k : k + 1]
         pixels = pixels * (1 - cover) + colors[:, k, :, None, None] * cover
-    pixels = pixels + 0.012 * torch.randn(pixels.shape, generator=generator)
-    return Drawing(pixels.clamp(0, 1), masks)
+    grain = 0.012 * torch.randn(pixels.shape, generator=generator)
+    return Drawing((pixels + grain).clamp(0, 1), masks, (ground + grain).clamp(0, 1))

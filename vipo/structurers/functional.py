@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vipo.registry import ConfigError
+
 
 def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """PCA of each item's tokens.
@@ -24,7 +26,7 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     """
     n, d = tokens.shape[-2:]
     if not 1 <= count <= min(n, d):
-        raise ValueError(f'cannot take {count} principal components of {n} patches with {d} features')
+        raise ConfigError(f'cannot take {count} principal components of {n} patches with {d} features')
     centred = tokens.double() - tokens.double().mean(-2, keepdim=True)
     if d <= n:
         values, vectors = torch.linalg.eigh(centred.mT @ centred)

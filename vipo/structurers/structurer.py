@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vipo.registry import ALLOCATORS, BACKBONES, STRUCTURERS
+from vipo.registry import ALLOCATORS, BACKBONES, STRUCTURERS, ConfigError
+from vipo.rewards.base import check_pixels
 from vipo.structurers.allocators import Allocator
-from vipo.structurers.backbones.base import Backbone
+from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.functional import align_in_time, resize_to_grid
 
 NORMALIZATIONS = ('mean', 'minmax')
@@ -44,7 +45,8 @@ class PerceptualStructurer:
 
     def to(self, device: torch.device | str) -> PerceptualStructurer:
         """Move the backbone."""
-        self.backbone.to(device)
+        if hasattr(self.backbone, 'to'):
+            self.backbone.to(device)
         return self
 
     @torch.no_grad()
@@ -59,20 +61,32 @@ class PerceptualStructurer:
             ``(B, 1, T, H, W)`` float32 on the pixels' device, non-negative, finite, never all zero.
 
         Raises:
-            ValueError: the backbone returned features that are not finite.
+            ValueError: the pixels are no float batch ``(B, 3, F, Y, X)``.
+            ConfigError: the backbone returned no finite dense features, or the allocator cannot use them.
         """
+        check_pixels(pixels)
         batch, _, frames, _, _ = pixels.shape
         pictures = pixels.transpose(1, 2).flatten(0, 1)
-        parts = [self.backbone(chunk) for chunk in pictures.split(self.frames_per_batch)]
+        parts = [self._features(chunk) for chunk in pictures.split(self.frames_per_batch)]
         features = torch.cat([p.map for p in parts]).unflatten(0, (batch, frames))
         if not features.isfinite().all():
-            raise ValueError(f'{type(self.backbone).__name__} returned features that are not finite')
+            raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
         attention = None
         if parts[0].cls_attention is not None:
             attention = torch.cat([p.cls_attention for p in parts]).unflatten(0, (batch, frames))
         maps = self.allocator(features, attention)
         maps = resize_to_grid(self._fill(maps), *grid[1:])
         return self._finish(align_in_time(maps, grid[0])).to(pixels.device)[:, None]
+
+    def _features(self, pictures: Tensor) -> Features:
+        name, features = type(self.backbone).__name__, self.backbone(pictures)
+        if not isinstance(features, Features):
+            raise ConfigError(f'{name} must return Features(map=(N, D, h, w)), got {type(features).__name__}')
+        if features.map.ndim != 4 or len(features.map) != len(pictures):
+            raise ConfigError(
+                f'{name} must return a map (N, D, h, w) for {len(pictures)} pictures, got {tuple(features.map.shape)}'
+            )
+        return features
 
     def _fill(self, maps: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.

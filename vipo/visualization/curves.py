@@ -31,7 +31,8 @@ def reward_curve(
     top.plot(x, reward, color='tab:blue', alpha=0.45, lw=1, label='rollout mean')
     window = max(1, min(10, len(x) // 4))
     smooth = np.convolve(reward, np.ones(window) / window, mode='valid')
-    top.plot(x[window - 1 :], smooth, color='tab:blue', lw=2, label=f'mean of {window} iterations')
+    if window > 1:
+        top.plot(x[window - 1 :], smooth, color='tab:blue', lw=2, label=f'mean of {window} iterations')
     steps = sorted(evaluations)
     if steps:
         values = [evaluations[s]['reward'] for s in steps]
@@ -44,6 +45,7 @@ def reward_curve(
     bottom.plot(x, clipped, color='tab:red', lw=1, label='clipped fraction')
     bottom.set_ylim(0, None)
     bottom.set_xlabel('policy iteration')
+    bottom.xaxis.get_major_locator().set_params(integer=True)
     bottom.legend(fontsize=8)
     bottom.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

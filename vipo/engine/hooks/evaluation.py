@@ -94,7 +94,8 @@ class EvaluationHook(Hook):
             result.save(path_of(runner, done))
             means = result.means()
             runner.visualizer.add_scalars({f'eval/{k}': v for k, v in means.items()}, step=done)
-            text = '  '.join(f'{k} {v:.4f}' for k, v in means.items())
+            # The parts of a score are in the visualizer, in summary.json and in the file.
+            text = '  '.join(f'{k} {v:.4f}' for k, v in means.items() if '/' not in k)
             runner.logger.info(f'evaluation after {done} iterations on {len(result.prompts)} held-out prompts: {text}')
         return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from vipo.engine.clock import PROCESS_START
+from vipo.engine.clock import since_start
 from vipo.engine.evaluation import Evaluation
 from vipo.engine.hooks.evaluation import evaluations, number_of
 from vipo.registry import HOOKS, ConfigError
@@ -113,7 +112,7 @@ class ReportHook(Hook):
         return written
 
     def _wall(self) -> float:
-        return round(self._before_resume + time.perf_counter() - PROCESS_START, 2)
+        return round(self._before_resume + since_start(), 2)
 
     @staticmethod
     def _file(runner: Runner) -> Path:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vipo.assets import resolve
 from vipo.registry import BACKBONES
+from vipo.registry.build import torch_dtype
 from vipo.structurers.backbones.base import Backbone, Features
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +44,7 @@ class DINOv2Backbone(Backbone):
         if kind not in ('dinov2', 'dinov2_with_registers'):
             raise ValueError(f'DINOv2Backbone needs a DINOv2 checkpoint, {pretrained!r} is of type {kind!r}')
         model = AutoModel.from_pretrained(
-            place, dtype=getattr(torch, dtype), attn_implementation='eager' if cls_attention else 'sdpa'
+            place, dtype=torch_dtype(dtype), attn_implementation='eager' if cls_attention else 'sdpa'
         )
         self.model = model.eval().requires_grad_(False).to(device)
         self.patch = model.config.patch_size
