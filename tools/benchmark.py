@@ -21,6 +21,10 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
 
@@ -32,16 +36,21 @@ class ModelTimer:
         self.seconds: dict[str, float] = defaultdict(float)
         self._began: dict[str, float] = {}
 
-    def watch(self, name: str, module) -> None:
-        """Time every call of ``module``."""
+    def watch(self, name: str, module: nn.Module) -> None:
+        """Time every forward pass of ``module``."""
         module.register_forward_pre_hook(lambda *_: self._began.__setitem__(name, self._now()))
         module.register_forward_hook(lambda *_: self._add(name))
 
-    def watch_call(self, name: str, owner, method: str) -> None:
+    def watch_part(self, name: str, part: Any) -> None:
+        """Time the ``model`` of a component, where it has one of its own."""
+        if hasattr(part, 'model'):
+            self.watch(name, part.model)
+
+    def watch_call(self, name: str, owner: Any, method: str) -> None:
         """Time every call of a method."""
         original = getattr(owner, method)
 
-        def timed(*args, **kwargs):
+        def timed(*args: Any, **kwargs: Any) -> Any:
             self._began[name] = self._now()
             try:
                 return original(*args, **kwargs)
@@ -62,7 +71,7 @@ class ModelTimer:
         return time.perf_counter()
 
 
-def benchmark_loop(config: str, iterations: int, options: dict) -> dict[str, float]:
+def benchmark_loop(config: str, iterations: int, options: dict[str, Any]) -> dict[str, float]:
     """Seconds per iteration by model, and the share of everything else."""
     from vipo.engine.config import override, read_config
     from vipo.engine.runner import build_runner
@@ -81,15 +90,14 @@ def benchmark_loop(config: str, iterations: int, options: dict) -> dict[str, flo
     for name in ('text_encoder', 'text_encoder_2', 'text_encoder_3'):
         if getattr(c.generator.pipe, name, None) is not None:
             timer.watch('text encoders', getattr(c.generator.pipe, name))
-    timer.watch('reward model', c.reward.model)
-    if c.structurer is not None:
-        timer.watch('backbone', c.structurer.backbone.model)
+    timer.watch_part('reward model', c.reward)
+    timer.watch_part('backbone', getattr(c.structurer, 'backbone', None))
     timer.watch_call('backward', runner.optim_wrapper, 'backward')
     loop = runner.train_loop
     totals: list[float] = []
     run_iter = loop.run_iter
 
-    def counted(batch) -> None:
+    def counted(batch: dict[str, list]) -> None:
         if loop._iter == 1:  # the first iteration warms up
             timer.seconds.clear()
         run_iter(batch)
@@ -107,7 +115,7 @@ def benchmark_loop(config: str, iterations: int, options: dict) -> dict[str, flo
 class _Discard:
     """Stands in for the optimiser: collects gradients and never steps."""
 
-    def backward(self, loss) -> None:
+    def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def step(self) -> None: ...
@@ -115,7 +123,7 @@ class _Discard:
     def zero_grad(self) -> None: ...
 
 
-def benchmark_signal(config: str, iterations: int, options: dict) -> dict[str, float]:
+def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> dict[str, float]:
     """Mean cosine, with its standard error, between gradients of independent iterations of the untrained policy."""
     import torch
 
@@ -163,6 +171,7 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args()
+    sys.path.insert(0, str(Path(args.config).resolve().parent))
     if args.what == 'loop':
         result = benchmark_loop(args.config, args.iterations, args.cfg_options)
         for name, seconds in result.items():

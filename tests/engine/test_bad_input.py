@@ -119,7 +119,7 @@ def test_config_file_that_cannot_be_used(capsys, tmp_path):
         ('base.py', "_base_ = ['nowhere/base.py']", 'relative to the file that names them'),
         ('gone.py', "custom_imports = dict(imports=['module_that_is_gone'])", "No module named 'module_that_is_gone'"),
         ('inner.py', "custom_imports = dict(imports=['my_broken_module'])", "No module named 'what_it_imports'"),
-        ('import.py', 'import os', 'Import nothing'),
+        ('import.py', 'import os\n_base_ = []', 'Import nothing'),
     ]:
         (tmp_path / 'my_broken_module.py').write_text('import what_it_imports')
         (tmp_path / name).write_text(text)
