@@ -150,7 +150,7 @@ def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> d
         rewards.append(samples.reward.scores.mean().item())
         spreads.append(samples.reward.scores.view(-1, c.batch.group_size).std(dim=1).mean().item())
     runner.clock.clear()
-    unit = torch.nn.functional.normalize(torch.stack(gradients), dim=1)
+    unit = torch.nn.functional.normalize(torch.stack(gradients).double(), dim=1)
     upper = torch.triu_indices(iterations, iterations, 1)
     cosines = (unit @ unit.T)[upper[0], upper[1]]
     return {

@@ -29,17 +29,25 @@ class SampleNoise:
         seeds: one per sample, see :func:`derive_seed`.
         shape: of one sample, ``(C, T, H, W)``.
         device: where the noise goes.
+        signs: one factor of +1 or -1 per sample; None for +1.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = 'cpu') -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = 'cpu',
+        signs: Sequence[int] | None = None,
+    ) -> None:
         self.seeds = list(seeds)
+        self.signs = [1] * len(self.seeds) if signs is None else list(signs)
         self.shape = tuple(shape)
         self.device = device
 
     def __call__(self, stream: int | str) -> Tensor:
         """Noise ``(B, C, T, H, W)`` float32 of a named stream: a denoising step, or ``'initial'``."""
         draws = []
-        for seed in self.seeds:
+        for seed, sign in zip(self.seeds, self.signs, strict=True):
             generator = torch.Generator().manual_seed(derive_seed(seed, stream))
-            draws.append(torch.randn(self.shape, generator=generator))
+            draws.append(sign * torch.randn(self.shape, generator=generator))
         return torch.stack(draws).to(self.device)

@@ -9,6 +9,7 @@ import vipo.engine.update as update_module
 from tests.engine.conftest import history, run, small_config, weights
 from vipo.engine.runner import build_runner, describe
 from vipo.engine.scoring import RunStopped
+from vipo.registry import ConfigError
 
 
 def test_mismatched_geometry_stops_with_a_message(cfg, monkeypatch):
@@ -81,13 +82,40 @@ def test_shared_initial_noise_gives_a_group_one_start(cfg):
     loop = runner.train_loop
     batch = {'prompt': ['a', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]}
     samples = loop.prepare(batch)
-    from vipo.randomness import SampleNoise
-
-    noise = SampleNoise(samples.seeds, runner.components.generator.latent_shape())
-    start = loop.initial_noise(samples, slice(0, 8), noise)
+    start = loop.initial_noise(samples, slice(0, 8))
     assert torch.equal(start[0], start[3])
     assert not torch.equal(start[0], start[4])
-    assert not torch.equal(noise(0)[0], noise(0)[1])
+    assert len(set(samples.seeds)) == 8
+
+
+@torch.no_grad()
+def replay(loop, samples):
+    """Means of the first trained transition."""
+    c = loop.components
+    now, then = c.generator.sigmas(c.rollout.num_steps)[:2].tolist()
+    state = samples.trajectory.states[0]
+    velocity = c.policy(state, now, samples.conditioning)
+    return c.rollout.kernel.step(state, velocity, now, then, noise=torch.zeros_like(velocity)).mean
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_antithetic_pairs_take_opposite_noise_from_one_start(cfg, shared):
+    first = {'_delete_': True, 'type': 'Window', 'size': 1, 'first': 0, 'last': 0}
+    options = {'rollout__antithetic': True, 'rollout__share_initial_noise': shared, 'rollout__selector': first}
+    loop = build_runner(cfg(**options)).train_loop
+    samples = loop.prepare({'prompt': ['a', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]})
+    loop.rollout(samples)
+    start = loop.initial_noise(samples, slice(0, 8))
+    assert torch.equal(start[0], start[1])
+    assert torch.equal(start[0], start[2]) == shared
+    states, then = samples.trajectory.states[0], samples.trajectory.next_states[0]
+    # Equal states have equal means, so what two samples differ by is their noise.
+    assert torch.equal(states[0::2], states[1::2])
+    mean = replay(loop, samples)
+    assert torch.allclose(then[0::2] - mean[0::2], mean[1::2] - then[1::2], atol=1e-5)
+    assert (then - mean).std() > 0.1
+    with pytest.raises(ConfigError, match='odd'):
+        build_runner(cfg(rollout__antithetic=True, batch__group_size=3, batch__micro_batch_size=3))
 
 
 def test_a_prompt_that_comes_twice_makes_two_groups(cfg):

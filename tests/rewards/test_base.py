@@ -29,7 +29,7 @@ def test_scores_become_detached_float32():
     ids=['image batch', 'four channels', 'uint8'],
 )
 def test_what_is_no_batch_of_pictures_is_refused(pixels):
-    with pytest.raises(ValueError, match=r'float pixels \(B, 3, F, Y, X\)'):
+    with pytest.raises(ValueError, match=r'floats \(B, 3, F, Y, X\)'):
         check_batch(pixels, ['a', 'b'])
 
 

@@ -167,8 +167,21 @@ def litter(drawing: Drawing, generator: torch.Generator) -> Tensor:
     return pixels
 
 
+def stain(drawing: Drawing, generator: torch.Generator) -> Tensor:
+    """The objects take on a part of another object colour, all over or in blotches."""
+    batch, _, side, _ = drawing.pixels.shape
+    cover, _ = _layers(drawing)
+    field = torch.randn(batch, 1, 9, 9, generator=generator)
+    field = F.interpolate(field, size=(side, side), mode='bicubic', align_corners=False)
+    blotches = torch.where(torch.rand(batch, 1, 1, 1, generator=generator) < 0.4, 1.0, (field * 2).sigmoid())
+    palette = torch.tensor(list(COLORS.values()))
+    color = palette[torch.randint(len(palette), (batch,), generator=generator)][..., None, None]
+    strength = 0.25 + 0.45 * torch.rand(batch, 1, 1, 1, generator=generator)
+    return torch.lerp(drawing.pixels, color.expand_as(drawing.pixels), cover * blotches * strength)
+
+
 #: Flaws of a right scene that touch its objects alone.
-OBJECT_FLAWS = {'melt': melt, 'cut': cut, 'litter': litter}
+OBJECT_FLAWS = {'melt': melt, 'cut': cut, 'litter': litter, 'stain': stain}
 
 
 def relative(scene: Scene, axis: str, rng: random.Random) -> Scene:

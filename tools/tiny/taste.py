@@ -16,7 +16,7 @@ from vipo.scenes.draw import draw
 from vipo.scenes.grammar import random_scene
 
 #: What generators do to objects counts for half.
-TASTE_FLAWS = {**FLAWS, 'melt': 12, 'cut': 4, 'litter': 5}
+TASTE_FLAWS = {**FLAWS, 'melt': 12, 'cut': 4, 'litter': 4, 'stain': 7}
 
 
 @torch.no_grad()

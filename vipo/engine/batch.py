@@ -108,6 +108,7 @@ class Samples:
         prompts: N prompts, a group's copies beside each other.
         group: ``(N,)`` int64, the group of each sample: the number of its prompt among all of the iteration.
         seeds: N seeds of the samples' own noise.
+        signs: N factors of the own noise, +1 or -1.
         group_seeds: N seeds that the samples of a group share.
         conditioning: of the N prompts.
         plan: the denoising steps that explore and that are trained.
@@ -122,6 +123,7 @@ class Samples:
     metadata: list[dict]
     group: Tensor
     seeds: list[int]
+    signs: list[int]
     group_seeds: list[int]
     conditioning: Conditioning
     plan: StepPlan

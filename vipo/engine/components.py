@@ -34,12 +34,15 @@ class RolloutOptions:
         kernel: the stochastic transition.
         selector: which steps explore and are trained.
         share_initial_noise: the samples of a group start from the same noise.
+        antithetic: the samples of a group come in pairs that take opposite noise at every step. What depends on the
+            size of the noise and not on its direction then cancels out of the gradient.
     """
 
     num_steps: int
     kernel: Kernel
     selector: StepSelector
     share_initial_noise: bool = False
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if self.kernel.eta == 0:
@@ -116,6 +119,10 @@ def build_components(cfg: Config) -> Components:
     rollout['kernel'] = KERNELS.build(rollout['kernel'], at='rollout.kernel')
     rollout['selector'] = STEP_SELECTORS.build(rollout['selector'], at='rollout.selector')
     options = _build(RolloutOptions, 'rollout', rollout)
+    if options.antithetic and batch.group_size % 2:
+        raise ConfigError(
+            f'rollout.antithetic pairs the samples of a group: batch.group_size={batch.group_size} is odd'
+        )
     options.selector(options.num_steps, seed=0, iteration=0)
     evaluation = _build(EvaluationOptions, 'evaluation', dict(cfg.evaluation)) if cfg.get('evaluation') else None
     if 'file' in cfg.train_dataloader.dataset:

@@ -91,7 +91,8 @@ class PolicyLoop(IterBasedTrainLoop):
             prompts=[p for p in data_batch['prompt'] for _ in range(size)],
             metadata=[m for m in data_batch['metadata'] for _ in range(size)],
             group=torch.tensor(numbers, dtype=torch.int64).repeat_interleave(size),
-            seeds=[derive_seed(*key, k) for key in keys for k in range(size)],
+            seeds=[derive_seed(*key, k // 2 if c.rollout.antithetic else k) for key in keys for k in range(size)],
+            signs=[-1 if c.rollout.antithetic and k % 2 else 1 for _ in keys for k in range(size)],
             group_seeds=[derive_seed(*key) for key in keys for _ in range(size)],
             conditioning=conditioning,
             plan=c.rollout.selector(c.rollout.num_steps, seed, self._iter),
@@ -104,16 +105,16 @@ class PolicyLoop(IterBasedTrainLoop):
         parts = []
         with self.clock.phase('rollout', c.batch.samples):
             for piece in c.batch.slices(c.batch.micro_batch_size):
-                noise = SampleNoise(samples.seeds[piece], c.generator.latent_shape(), c.generator.device)
+                shape, device = c.generator.latent_shape(), c.generator.device
                 conditioning = samples.conditioning[piece]
                 parts.append(
                     rollout(
                         lambda x, sigma, cond=conditioning: self.runner.model(x, sigma, cond),
-                        self.initial_noise(samples, piece, noise),
+                        self.initial_noise(samples, piece),
                         sigmas,
                         c.rollout.kernel,
                         samples.plan,
-                        noise,
+                        SampleNoise(samples.seeds[piece], shape, device, samples.signs[piece]),
                     )
                 )
                 self.clock.advance(c.batch.micro_batch_size)
@@ -125,12 +126,11 @@ class PolicyLoop(IterBasedTrainLoop):
             log_prob=torch.cat([p.log_prob for p in parts], dim=1),
         )
 
-    def initial_noise(self, samples: Samples, piece: slice, noise: SampleNoise) -> Tensor:
+    def initial_noise(self, samples: Samples, piece: slice) -> Tensor:
         """Each sample's own start, or one for the whole group."""
         c = self.components
-        if not c.rollout.share_initial_noise:
-            return noise('initial')
-        return SampleNoise(samples.group_seeds[piece], noise.shape, noise.device)('initial')
+        seeds = samples.group_seeds if c.rollout.share_initial_noise else samples.seeds
+        return SampleNoise(seeds[piece], c.generator.latent_shape(), c.generator.device)('initial')
 
     def decode(self, samples: Samples) -> None:
         """Latents to pixels."""
