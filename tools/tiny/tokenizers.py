@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -14,21 +15,31 @@ from vipo.scenes.grammar import words
 def clip_tokenizer(max_length: int) -> CLIPTokenizer:
     """Byte-pair tokenizer trained on the scene words; any other text falls back to bytes."""
     alphabet = list(bytes_to_unicode().values())
-    base = Tokenizer(models.BPE(end_of_word_suffix='</w>'))
-    base.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000, min_frequency=1, end_of_word_suffix='</w>', show_progress=False, initial_alphabet=[]
-    )
-    base.train_from_iterator([' '.join(words())] * 2, trainer)
-    import json
-
-    learned = json.loads(base.to_str())['model']
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(' ')) for m in learned['merges']]
+    merges = _merges(words())
     tokens = [*alphabet, *(c + '</w>' for c in alphabet), *(a + b for a, b in merges)]
     tokens = [*dict.fromkeys(tokens), '<|startoftext|>', '<|endoftext|>']
     tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=max_length)
     _check(tokenizer, extra=2)
     return tokenizer
+
+
+def _merges(vocabulary: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one token; of equally frequent pairs the first in the alphabet is merged.
+
+    The trainer of ``tokenizers`` breaks ties by hash order, so that its vocabulary differs from run to run.
+    """
+    split = [[*word[:-1], word[-1] + '</w>'] for word in vocabulary]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for symbols in split for pair in pairwise(symbols)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for symbols in split:
+            i = 0
+            while i + 1 < len(symbols):
+                if (symbols[i], symbols[i + 1]) == best:
+                    symbols[i : i + 2] = [''.join(best)]
+                i += 1
+    return merges
 
 
 def t5_tokenizer(max_length: int) -> T5Tokenizer:
