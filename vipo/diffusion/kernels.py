@@ -72,6 +72,9 @@ class Kernel(ABC):
     Args:
         eta: 0 gives the ODE.
         reduction: of the per-position log-prob over channels, see :func:`position_log_prob`.
+
+    Raises:
+        ValueError: eta is negative or not finite, or the reduction is unknown.
     """
 
     def __init__(self, eta: float, reduction: str = 'sum') -> None:
@@ -169,6 +172,9 @@ class CPSKernel(Kernel):
         eta: in [0, 1].
         reduction: see :class:`Kernel`.
         reference_steps: 10 is what Flow-GRPO trains with; None is the published angle at every step.
+
+    Raises:
+        ValueError: eta is not in [0, 1], or ``reference_steps`` is below 1.
     """
 
     def __init__(self, eta: float, reduction: str = 'sum', reference_steps: int | None = 10) -> None:

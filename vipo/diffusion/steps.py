@@ -51,6 +51,9 @@ class RandomFraction(StepSelector):
 
     Args:
         fraction: in (0, 1]; at least one step is trained.
+
+    Raises:
+        ValueError: the fraction is not in (0, 1], or a rollout has fewer than 2 steps.
     """
 
     def __init__(self, fraction: float = 0.6) -> None:
@@ -71,6 +74,9 @@ class Window(StepSelector):
     Args:
         size: number of steps in the window.
         first, last: the window lies within these steps; ``last`` None means the last but one of the rollout.
+
+    Raises:
+        ValueError: the size or the first step is out of range, or the window does not fit into the rollout.
     """
 
     def __init__(self, size: int = 2, first: int = 0, last: int | None = None) -> None:

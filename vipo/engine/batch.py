@@ -25,6 +25,9 @@ class BatchPlan:
         replay_micro_batch_size: samples per forward and backward pass of the replay; None is ``micro_batch_size``.
             Where the two differ, the old log-probs are computed again at the replay's geometry.
         world_size: ranks.
+
+    Raises:
+        ConfigError: a size is below its minimum, or the samples cannot be divided as asked.
     """
 
     prompts_per_iteration: int

@@ -36,6 +36,9 @@ class RolloutOptions:
         share_initial_noise: the samples of a group start from the same noise.
         antithetic: the samples of a group come in pairs that take opposite noise at every step. What depends on the
             size of the noise and not on its direction then cancels out of the gradient.
+
+    Raises:
+        ConfigError: eta is 0, which explores nothing.
     """
 
     num_steps: int
@@ -59,6 +62,9 @@ class EvaluationOptions:
         num_steps: denoising steps of the ODE.
         batch_size: samples per forward pass.
         seed: of the initial noise; it does not follow the seed of the run, so that runs can be compared.
+
+    Raises:
+        ConfigError: a count is below 1, or the prompt file cannot be used.
     """
 
     prompts: str

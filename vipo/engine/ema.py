@@ -17,6 +17,9 @@ class TrainableEMA:
     Args:
         module: whose parameters.
         decay: weight of the old average at each update.
+
+    Raises:
+        ConfigError: the decay is not in [0, 1).
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.9) -> None:

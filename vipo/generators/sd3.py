@@ -47,6 +47,11 @@ class SD3Generator(Generator):
         decode_batch: most samples decoded at once.
         device, dtype: of the weights and of the computation; trained weights are float32 always, and where all are
             trained, ``dtype`` is that of autocast.
+
+    Raises:
+        ValueError: the resolution does not fit the model, or the dtype is unknown.
+        ConfigError: ``lora`` has an option that :func:`vipo.generators.training.add_lora` does not know.
+        OSError: ``pretrained`` leads to no pipeline.
     """
 
     def __init__(

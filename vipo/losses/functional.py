@@ -34,6 +34,9 @@ def clipped_policy_loss(
 
     Returns:
         The loss of each sample, ``(B,)``, and its detached log-ratio, ``(B, T, H, W)`` or ``(B, 1, 1, 1)``.
+
+    Raises:
+        ValueError: unknown mode.
     """
     if mode not in MODES:
         raise ValueError(f'mode must be one of {MODES}, got {mode!r}')

@@ -21,6 +21,9 @@ class PolicyLoss:
             of positions, so that it binds about as often.
         kl_weight: 0 leaves the reference policy out, and its forward passes with it.
         kl_form: one of :data:`vipo.losses.kl.KL_FORMS`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
     """
 
     def __init__(

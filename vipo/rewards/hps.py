@@ -34,6 +34,9 @@ class HPSReward(Reward):
             versions since 0.17 do.
         batch_size: most pictures in one forward pass.
         device, dtype: of the weights.
+
+    Raises:
+        ValueError: unknown version, or no single checkpoint file where one was named.
     """
 
     def __init__(

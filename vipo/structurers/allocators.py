@@ -43,6 +43,9 @@ class PCAAllocator(Allocator):
             ablations.
         sigma: of the Gaussian, in patches; 0 for none.
         orientation: a name from :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
     """
 
     def __init__(

@@ -23,6 +23,9 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     Returns:
         Projections ``(..., N, K)``, axes ``(..., K, D)`` and explained variance ratios ``(..., K)``, in descending
         order of variance. A constant item has ratios of 0.
+
+    Raises:
+        ConfigError: fewer than K components can be had.
     """
     n, d = tokens.shape[-2:]
     if not 1 <= count <= min(n, d):

@@ -27,6 +27,9 @@ class PerceptualStructurer:
         normalize: ``'mean'`` rescales each map to mean one over its clip, so that the size of a training step does
             not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does.
         frames_per_batch: most pictures in one forward pass of the backbone.
+
+    Raises:
+        ValueError: unknown normalisation.
     """
 
     def __init__(

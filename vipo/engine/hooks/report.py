@@ -26,6 +26,9 @@ class ReportHook(Hook):
 
     Args:
         gallery: pictures in the galleries.
+
+    Raises:
+        ConfigError: a gallery of no pictures.
     """
 
     priority = 'LOWEST'

@@ -27,6 +27,9 @@ class DINOv2Backbone(Backbone):
         cls_attention: also return the CLS token's attention of the last layer (slower: that layer's attention is
             then computed without a fused kernel).
         device, dtype: of the weights and the computation.
+
+    Raises:
+        ValueError: the checkpoint is no DINOv2, or the dtype is unknown.
     """
 
     def __init__(
