@@ -32,23 +32,26 @@ advantage = dict(scale='group', eps=1e-4, clip=5.0)
 rollout = dict(
     num_steps=6,
     kernel=dict(type='FlowKernel', eta=0.9, reduction='sum'),
-    # which steps explore and are trained, chosen anew each iteration; early ones decide what is in the picture
-    selector=dict(type='Window', size=2, first=0, last=2),
+    # which steps explore and are trained, chosen anew each iteration
+    selector=dict(type='Window', size=2, first=0, last=4),
     # A group starts from one noise, so that its rewards differ by what the trained steps did and by nothing else;
     # `python tools/benchmark.py signal` shows what that is worth.
     share_initial_noise=True,
+    # pairs of opposite noise: what a picture gains or loses by the size of the noise alone teaches nothing
+    antithetic=True,
 )
 # All sizes are global; processes only divide the work.
-batch = dict(prompts_per_iteration=12, group_size=12, updates_per_iteration=1, micro_batch_size=24)
+batch = dict(prompts_per_iteration=12, group_size=12, updates_per_iteration=2, micro_batch_size=24)
 
 train_dataloader = dict(
     dataset=dict(type='PromptDataset', file='vipo://prompts/scenes_train.txt'),
     num_workers=0,
 )
-train_cfg = dict(type='PolicyLoop', max_iters=80)
+train_cfg = dict(type='PolicyLoop', max_iters=120)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-5, betas=(0.9, 0.95), weight_decay=0.0),
+    # small steps, many of them: what a step gains grows with lr, what its noise spoils with the square of lr
+    optimizer=dict(type='AdamW', lr=2e-5, betas=(0.9, 0.95), weight_decay=0.0),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [dict(type='LinearLR', start_factor=0.2, begin=0, end=5, by_epoch=False)]
