@@ -77,7 +77,7 @@ def test_gradient_that_is_not_finite_stops_before_the_optimiser_step(cfg):
 
 
 def test_shared_initial_noise_gives_a_group_one_start(cfg):
-    runner = build_runner(cfg(rollout__share_initial_noise=True))
+    runner = build_runner(cfg(rollout__share_initial_noise=True, rollout__antithetic=False))
     runner.train_loop  # noqa: B018 - builds the loop
     loop = runner.train_loop
     batch = {'prompt': ['a', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]}
@@ -119,7 +119,7 @@ def test_antithetic_pairs_take_opposite_noise_from_one_start(cfg, shared):
 
 
 def test_a_prompt_that_comes_twice_makes_two_groups(cfg):
-    loop = build_runner(cfg()).train_loop
+    loop = build_runner(cfg(rollout__antithetic=False)).train_loop
     samples = loop.prepare({'prompt': ['a', 'a'], 'prompt_id': [3, 3], 'metadata': [{}, {}]})
     assert samples.group.tolist() == [0] * 4 + [1] * 4
     assert len(set(samples.seeds)) == 8
