@@ -51,6 +51,22 @@ class Averaged:
                 mine.copy_(theirs)
 
 
+def take_step(
+    loss: Tensor,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    averaged: Averaged,
+) -> None:
+    """One optimiser step with the gradient's norm clipped at 1, and what follows it."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    averaged.update(model)
+
+
 class Progress:
     """Prints ``stage  step/steps  ETA  key=value`` every ``interval`` seconds."""
 

@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid, save_half, scene_batches
+from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid, save_half, scene_batches, take_step
 from tools.tiny.tokenizers import clip_tokenizer, t5_tokenizer
 
 CLIP_TOKENS, T5_TOKENS = 18, 16
@@ -177,12 +177,7 @@ def _fit(
             return_dict=False,
         )[0]
         loss = (velocity - (noise - clean)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update(model)
+        take_step(loss, model, optimizer, schedule, averaged)
         running += (loss.item() - running) / min(step + 1, 200)
         progress(step, loss=running)
         if (step + 1) % 500 == 0 or step + 1 == steps:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from tools.tiny.common import Averaged, Progress, cosine_lr
+from tools.tiny.common import Averaged, Progress, cosine_lr, take_step
 from tools.tiny.tokenizers import clip_tokenizer
 from vipo.scenes.draw import Drawing, draw
 from vipo.scenes.grammar import (
@@ -287,12 +287,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
         paired = own[: len(bad)]
         pair = logits[paired, paired] - logits[paired, paired + batch]
         loss = F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :batch].T, own) + F.softplus(-pair).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update(model)
+        take_step(loss, model, optimizer, schedule, averaged)
         accuracy += ((pair > 0).float().mean().item() - accuracy) / min(step + 1, 50)
         progress(step, loss=loss.detach(), preference_accuracy=accuracy, scale=scale.detach())
         if (step + 1) % 500 == 0 or step + 1 == steps:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid
+from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid, take_step
 from tools.tiny.reward import FLAWS, batches, embed, load, save, spoil
 from vipo.scenes.draw import draw
 from vipo.scenes.grammar import random_scene
@@ -86,12 +86,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int, pool: int 
         attempt = logits[batch + extra, first + extra] - logits[batch + extra, first + len(names) + extra]
         loss = F.cross_entropy(among, own) + F.cross_entropy(among[:, :batch].T, own)
         loss = loss + F.softplus(-flaw).mean() + F.softplus(-attempt).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update(model)
+        take_step(loss, model, optimizer, schedule, averaged)
         won += ((attempt > 0).float().mean().item() - won) / min(step + 1, 50)
         progress(step, loss=loss.detach(), drawing_wins=won)
         if (step + 1) % 300 == 0 or step + 1 == steps:

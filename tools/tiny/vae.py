@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid, save_half, scene_batches
+from tools.tiny.common import Averaged, Progress, cosine_lr, save_grid, save_half, scene_batches, take_step
 
 
 def build() -> AutoencoderKL:
@@ -48,12 +48,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int) -> None:
         # Objects cover a tenth of the picture, and small ones are what a light autoencoder loses first.
         weight = 1 + 4 * drawing.masks.sum(1, keepdim=True)
         loss = (weight * error.abs()).mean() + (weight * error.square()).mean() + edges + 2e-4 * kl
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update(vae)
+        take_step(loss, vae, optimizer, schedule, averaged)
         progress(step, l1=error.detach().abs().mean(), kl=kl.detach())
     vae = averaged.module.eval()
     with torch.no_grad():
