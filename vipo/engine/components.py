@@ -169,7 +169,7 @@ def build_components(cfg: Config) -> Components:
         rollout=options,
         batch=batch,
         evaluation=evaluation,
-        ema=_build(TrainableEMA, 'ema', {'module': policy, **cfg.ema}) if cfg.get('ema') else None,
+        ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
     )
 
 

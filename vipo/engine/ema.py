@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 from vipo.registry import ConfigError
 
+#: The way out where a checkpoint does not fit.
+OTHER_CONFIG = (
+    'LoRA rank, targets, full or LoRA training and the model must be those that the checkpoint was saved with.'
+)
+
 
 class TrainableEMA:
     """Averages the parameters with ``requires_grad``; evaluation and export use the average.
@@ -58,7 +63,7 @@ class TrainableEMA:
         shapes = {n: v.shape for n, v in average.items()}
         if shapes != {n: v.shape for n, v in self.average.items()}:
             raise ConfigError(
-                'the checkpoint does not belong to this config: its averaged weights are of other parameters. LoRA '
-                'rank, targets, full or LoRA training and the model must be those it was saved with.'
+                'the checkpoint does not belong to this config: its averaged weights are of other parameters. '
+                + OTHER_CONFIG
             )
         self.average = {n: v.clone() for n, v in average.items()}

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from vipo.engine.ema import OTHER_CONFIG
 from vipo.generators.base import Conditioning, Generator
 from vipo.registry import ConfigError
 
@@ -57,11 +58,6 @@ def _keep_trainable(module: nn.Module, state: dict[str, Tensor], prefix: str, lo
         del state[key]
 
 
-_OTHER_CONFIG = (
-    'LoRA rank, targets, full or LoRA training and the model must be those that the checkpoint was saved with.'
-)
-
-
 def _require_shapes(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     # MMEngine would log a mismatch of shapes, load nothing, and go on.
     own = {prefix + n: p.shape for n, p in module.named_parameters()}
@@ -70,7 +66,7 @@ def _require_shapes(module: nn.Module, state: dict[str, Tensor], prefix: str, *_
         raise ConfigError(
             f'the checkpoint does not belong to this config: {len(wrong)} tensors have another shape (such as '
             f'{wrong[0]}: {tuple(state[wrong[0]].shape)} in the checkpoint, {tuple(own[wrong[0]])} here). '
-            + _OTHER_CONFIG
+            + OTHER_CONFIG
         )
 
 
@@ -80,6 +76,6 @@ def _require_trainable(module: nn.Module, incompatible: Any) -> None:
         raise ConfigError(
             f'the checkpoint does not belong to this config: {len(missing)} trainable tensors are missing from it '
             f'(such as {missing[:2]}) and {len(incompatible.unexpected_keys)} are unknown '
-            f'(such as {list(incompatible.unexpected_keys)[:2]}). ' + _OTHER_CONFIG
+            f'(such as {list(incompatible.unexpected_keys)[:2]}). ' + OTHER_CONFIG
         )
     incompatible.missing_keys.clear()
