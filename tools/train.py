@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
+        from vipo.engine.parallel import leave
         from vipo.engine.runner import build_runner, describe
         from vipo.engine.scoring import RunStopped
 
@@ -110,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
             f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
         )
         return 130
+    leave()
     return 0
 
 

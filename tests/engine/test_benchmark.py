@@ -1,5 +1,6 @@
 """The benchmark's figures: timers against a clock of our own, and both commands on a small main job."""
 
+import dataclasses
 import json
 import sys
 
@@ -34,23 +35,24 @@ def test_loop_names_every_model_and_leaves_a_remainder():
     assert result['total'] == pytest.approx(sum(v for k, v in result.items() if k != 'total'))
 
 
-def test_signal_is_one_for_one_gradient_and_small_without_shared_noise(monkeypatch):
-    """The same samples every time give the same gradient; independent ones of an untrained policy do not."""
+def test_signal_of_samples_whose_gradients_are_known(monkeypatch):
+    """Three times the same samples, the third with every advantage turned round: cosines 1, -1 and -1."""
     from vipo.engine.loop import PolicyLoop
 
     collect, kept = PolicyLoop.collect, []
 
     def again(self, batch):
         kept.append(kept[0] if kept else collect(self, batch))
-        return kept[0]
+        sign = -1 if len(kept) == 3 else 1
+        return dataclasses.replace(kept[0], advantage=sign * kept[0].advantage)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(PolicyLoop, 'collect', again)
-        same = benchmark.benchmark_signal(CONFIG, 3, OPTIONS)
-    assert same['cosine'] == pytest.approx(1, abs=1e-6)
-    apart = benchmark.benchmark_signal(CONFIG, 3, OPTIONS)
-    assert abs(apart['cosine']) < 0.5
-    assert apart['std within group'] > 0
+    monkeypatch.setattr(PolicyLoop, 'collect', again)
+    result = benchmark.benchmark_signal(CONFIG, 3, OPTIONS)
+    assert result['cosine'] == pytest.approx(-1 / 3, abs=1e-6)
+    # The sample standard deviation of 1, -1 and -1 is 2 / sqrt(3).
+    assert result['standard error'] == pytest.approx(2 / 3, abs=1e-6)
+    groups = kept[0].reward.scores.view(2, 4)
+    assert result['std within group'] == pytest.approx(groups.std(dim=1).mean().item())
 
 
 def test_command_prints_shares_and_writes_them(monkeypatch, capsys, tmp_path):

@@ -18,19 +18,24 @@ def flat(state):
     return torch.cat([state[k].double().flatten() for k in sorted(state)])
 
 
+def launch(config, *arguments):
+    """Exit code and output of ``tools/train.py`` in two processes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    command += ['tools/train.py', str(config), '--launcher', 'pytorch', *arguments]
+    command += ['--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
+    )
+    return process.returncode, process.stdout + process.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     options = {k.replace('.', '__'): v for k, v in OPTIONS.items()}
     start = {k: v.clone() for k, v in build_runner(small_config(tmp_path, **options)).model.state_dict().items()}
     one = run(small_config(tmp_path / 'one', **options))
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    command += ['tools/train.py', 'configs/vipo_tiny_sd3.py', '--launcher', 'pytorch']
-    command += ['--work-dir', str(tmp_path / 'two'), '--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
-    process = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
-    )
-    said = process.stdout + process.stderr
-    assert process.returncode == 0, said[-3000:]
+    code, said = launch('configs/vipo_tiny_sd3.py', '--work-dir', str(tmp_path / 'two'))
+    assert code == 0, said[-3000:]
     assert said.count('Done in') == 1, 'the main process alone reports'
     assert 'Failed to search registry' not in said
 
@@ -48,3 +53,37 @@ def test_two_processes_equal_one(tmp_path):
         assert [r[key] for r in rows] == pytest.approx([r[key] for r in history(one)], abs=1e-4), key
     summaries = [json.loads((tmp_path / name / 'summary.json').read_text()) for name in ('one', 'two')]
     assert summaries[0]['reward_before'] == pytest.approx(summaries[1]['reward_before'], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_ranks_that_drift_apart_stop(tmp_path):
+    """A user's hook moves one weight of one rank; every ratio there still is 1, so nothing else would notice."""
+    (tmp_path / 'drift.py').write_text(
+        'from mmengine.dist import get_rank\n'
+        'from mmengine.hooks import Hook\n'
+        'class Drift(Hook):\n'
+        '    def before_train(self, runner):\n'
+        '        if get_rank() == 1:\n'
+        '            next(p for p in runner.model.parameters() if p.requires_grad).data.view(-1)[0] += 1e-3\n'
+    )
+    config = tmp_path / 'drifting.py'
+    config.write_text(f"_base_ = ['{ROOT}/configs/vipo_tiny_sd3.py']\ncustom_hooks = [dict(type='drift.Drift')]\n")
+    code, said = launch(config, '--work-dir', str(tmp_path / 'run'))
+    assert code != 0
+    assert 'trained weights on rank(s) [1] differ from those on rank 0' in said
+    assert not list((tmp_path / 'run').glob('iter_*.pth'))
+
+
+@pytest.mark.slow
+def test_ranks_that_see_other_checkpoints_do_not_start(tmp_path):
+    """As on two nodes whose work dirs are not shared: the second would begin again while the first goes on."""
+    base = f"_base_ = ['{ROOT}/configs/vipo_tiny_sd3.py']\n"
+    (tmp_path / 'one').mkdir()
+    torch.save({'meta': {'seed': 0}}, tmp_path / 'one' / 'iter_2.pth')
+    config = tmp_path / 'apart.py'
+    config.write_text(
+        base + f"import os\nwork_dir = '{tmp_path}/' + ('one' if os.environ['RANK'] == '0' else 'two')\ndel os\n"
+    )
+    code, said = launch(config, '--resume')
+    assert code != 0
+    assert "do not see the same checkpoint to resume (['iter_2.pth', None], by rank)" in said

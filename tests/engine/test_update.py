@@ -1,15 +1,20 @@
 """The update: what must be equal is equal, and what must stop stops."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import vipo.engine.update as update_module
 from tests.engine.conftest import history, run, small_config, weights
+from vipo.diffusion import StepPlan, integrate
 from vipo.engine.runner import build_runner, describe
 from vipo.engine.scoring import RunStopped
+from vipo.randomness import SampleNoise
 from vipo.registry import ConfigError
+from vipo.structurers import Allocator
 
 
 def test_mismatched_geometry_stops_with_a_message(cfg, monkeypatch):
@@ -78,14 +83,31 @@ def test_gradient_that_is_not_finite_stops_before_the_optimiser_step(cfg):
 
 def test_shared_initial_noise_gives_a_group_one_start(cfg):
     runner = build_runner(cfg(rollout__share_initial_noise=True, rollout__antithetic=False))
-    runner.train_loop  # noqa: B018 - builds the loop
     loop = runner.train_loop
     batch = {'prompt': ['a', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]}
     samples = loop.prepare(batch)
-    start = loop.initial_noise(samples, slice(0, 8))
+    samples = dataclasses.replace(samples, plan=StepPlan(frozenset({0}), (0,)))
+    start, step = loop.initial_latents(samples, loop.components.generator.sigmas(4))
+    assert step == 0
     assert torch.equal(start[0], start[3])
     assert not torch.equal(start[0], start[4])
     assert len(set(samples.seeds)) == 8
+
+
+def test_group_is_one_trajectory_up_to_its_first_stochastic_step(cfg):
+    """Computed once per group, it equals what every sample gives from its own copy of the start."""
+    loop = build_runner(cfg(rollout__share_initial_noise=True)).train_loop
+    c, passes = loop.components, []
+    c.policy.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    samples = loop.prepare({'prompt': ['a red ring', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]})
+    samples.plan = StepPlan(frozenset({2}), (2,))
+    loop.rollout(samples)
+    assert passes == [2, 2, 4, 4, 4, 4], 'two prompts for two steps, then two micro-batches for two steps'
+    noise = SampleNoise(samples.group_seeds, c.generator.latent_shape())('initial')
+    sigmas = c.generator.sigmas(4)
+    with torch.no_grad():
+        each = integrate(lambda x, sigma: c.policy(x, sigma, samples.conditioning), noise, sigmas[:3])
+    torch.testing.assert_close(samples.trajectory.states[0], each, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -105,7 +127,8 @@ def test_antithetic_pairs_take_opposite_noise_from_one_start(cfg, shared):
     loop = build_runner(cfg(**options)).train_loop
     samples = loop.prepare({'prompt': ['a', 'b'], 'prompt_id': [0, 1], 'metadata': [{}, {}]})
     loop.rollout(samples)
-    start = loop.initial_noise(samples, slice(0, 8))
+    start, step = loop.initial_latents(samples, loop.components.generator.sigmas(4))
+    assert step == 0
     assert torch.equal(start[0], start[1])
     assert torch.equal(start[0], start[2]) == shared
     states, then = samples.trajectory.states[0], samples.trajectory.next_states[0]
@@ -168,19 +191,26 @@ def test_bare_callables_that_keep_the_contracts_train(cfg):
     assert all(r['first_ratio_deviation'] == 0 for r in rows)
     assert rows[0]['ratio_deviation'] > 0
     assert 'map         function' in describe(runner)
+    # Such a loss clips nothing, and the line does not claim a fraction.
+    line = next(iter(Path(runner.log_dir).glob('*.log'))).read_text()
+    assert 'iteration 2/2' in line
+    assert 'clipped' not in line.partition('iteration 1/2')[2]
 
 
-def test_ranks_that_drifted_apart_stop(monkeypatch):
-    import vipo.engine.parallel as parallel
+class HalfBroken(Allocator):
+    def __call__(self, features, cls_attention=None):
+        maps = features[:, :, 0].abs()
+        maps[: len(maps) // 2] = torch.nan
+        return maps
 
-    ours = [torch.tensor([1.0, 2.0])]
-    monkeypatch.setattr(parallel, 'get_world_size', lambda: 3)
-    theirs = {'same': [(3.0, 5.0)], 'other': [(3.0, 5.5)]}
-    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, theirs['same'], mine])
-    parallel.check_equal_weights(ours)
-    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, theirs['same'], theirs['other']])
-    with pytest.raises(RunStopped, match=r'rank\(s\) \[2\] differ'):
-        parallel.check_equal_weights(ours)
+
+def test_maps_that_are_not_finite_are_counted_and_reported(cfg):
+    allocator = {'_delete_': True, 'type': f'{__name__}.HalfBroken'}
+    runner = run(cfg(structurer__allocator=allocator))
+    assert [r['map/broken_frames'] for r in history(runner)] == [0.5, 0.5]
+    assert [r['map/constant_frames'] for r in history(runner)] == [0, 0]
+    line = next(iter(Path(runner.log_dir).glob('*.log'))).read_text()
+    assert 'WARNING: the allocator gave no finite map for 50.0% of the frames' in line
 
 
 def test_values_of_ranks_are_averaged_but_deviations_are_not(monkeypatch):

@@ -70,9 +70,11 @@ def test_constant_frame_in_a_clip_gets_the_mean_of_the_others():
     """Frames 0 and 1 have halves of 0.8 and 0.4, frame 2 is black: 'no preference', not 'learn nothing here'."""
     pixels = torch.zeros(1, 3, 3, 8, 16)
     pixels[:, :, 0, :, :8], pixels[:, :, 1, :, :8] = 0.8, 0.4
-    maps = PerceptualStructurer(Patches(), Brightness(), normalize='minmax')(pixels, (3, 2, 4))
+    structurer = PerceptualStructurer(Patches(), Brightness(), normalize='minmax')
+    maps = structurer(pixels, (3, 2, 4))
     torch.testing.assert_close(maps[0, 0, 2], torch.full((2, 4), 0.3))
     torch.testing.assert_close(maps[0, 0, 1], torch.tensor([0.4, 0.4, 0, 0]).expand(2, 4))
+    assert structurer.counts == {'frames': 3, 'constant': 1, 'broken': 0}
 
 
 def test_map_points_at_the_object():
@@ -90,6 +92,9 @@ def test_constant_picture_becomes_ones(pixels, value):
     maps = structurer(batch, (1, 8, 8))
     assert torch.equal(maps[1], torch.ones(1, 1, 8, 8))
     assert maps[0].std() > 0.1
+    assert structurer.counts == {'frames': 3, 'constant': 1, 'broken': 0}
+    structurer(batch, (1, 8, 8))
+    assert structurer.counts == {'frames': 6, 'constant': 2, 'broken': 0}
 
 
 def test_uniform_allocator_is_ones(pixels):
@@ -111,6 +116,9 @@ def test_map_of_a_faulty_allocator_becomes_ones(pixels, fault, normalize):
     assert torch.equal(maps[0], torch.ones(1, 1, 4, 4))
     assert maps.isfinite().all()
     assert maps[1].std() > 0
+    # A negative map is cut at 0, and so is constant.
+    kind = 'constant' if fault == 'negative' else 'broken'
+    assert structurer.counts == {'frames': 2, 'constant': 0, 'broken': 0} | {kind: 1}
 
 
 @pytest.mark.parametrize('fault', [torch.nan, torch.inf])

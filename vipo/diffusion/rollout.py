@@ -42,20 +42,20 @@ def rollout(
     kernel: Kernel,
     plan: StepPlan,
     noise: Callable[[int], Tensor],
-    on_step: Callable[[], None] | None = None,
+    start: int = 0,
 ) -> Trajectory:
     """Sample latents and keep the transitions of the trained steps.
 
     Args:
-        initial: ``(B, C, T, H, W)`` noise at ``sigmas[0]``.
+        initial: ``(B, C, T, H, W)`` at ``sigmas[start]``.
         sigmas: ``(S + 1,)``, descending to 0.
         noise: ``noise(i)`` gives the noise of step i; asked for stochastic steps only.
-        on_step: called after each step, for progress.
+        start: the first step; those before it were made already, see :func:`integrate`.
     """
     x = initial.float()
     levels = sigmas.tolist()
     kept: list[tuple[Tensor, Transition]] = []
-    for i, (now, then) in enumerate(pairwise(levels)):
+    for i, (now, then) in enumerate(pairwise(levels[start:]), start):
         v = velocity(x, now)
         if i in plan.stochastic:
             transition = kernel.step(x, v, now, then, noise=noise(i))
@@ -64,8 +64,6 @@ def rollout(
             x = transition.x_next
         else:
             x = euler_step(x, v, now, then)
-        if on_step is not None:
-            on_step()
     return Trajectory(
         latents=x,
         steps=plan.trained,
@@ -90,7 +88,7 @@ def euler_step(x: Tensor, v: Tensor, sigma: float, sigma_next: float) -> Tensor:
 
 @torch.no_grad()
 def integrate(velocity: Velocity, initial: Tensor, sigmas: Tensor) -> Tensor:
-    """The flow ODE from ``initial`` at ``sigmas[0]`` to sigma 0: deterministic sampling, used for evaluation."""
+    """The flow ODE from ``initial`` at ``sigmas[0]`` to ``sigmas[-1]``: deterministic sampling."""
     x = initial.float()
     levels = sigmas.tolist()
     for now, then in pairwise(levels):

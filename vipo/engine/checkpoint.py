@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -20,8 +20,12 @@ _NAME = re.compile(r'iter_(\d+)\.pth')
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_tensors_only(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
+def load_tensors_only(
+    filename: str, map_location: Any = None, logger: Any = None, mmap: bool = False
+) -> dict[str, Any]:
     """MMEngine's loader of local files, with ``weights_only=True`` on every version of it.
+
+    ``mmap`` leaves the tensors on disk until they are used.
 
     Raises:
         ConfigError: missing, damaged, or holding more than tensors and plain values.
@@ -30,7 +34,7 @@ def load_tensors_only(filename: str, map_location: Any = None, logger: Any = Non
     if not path.is_file():
         raise ConfigError(f'checkpoint {filename!r} does not exist')
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:
         raise ConfigError(
             f'checkpoint {filename!r} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or it holds '
@@ -147,31 +151,52 @@ def resume_point(cfg: Config) -> str | None:
 
 
 def seed_of(path: str) -> int | None:
-    """The seed of the run that wrote a checkpoint."""
-    return load_tensors_only(path, map_location='cpu').get('meta', {}).get('seed')
+    """The seed of the run that wrote a checkpoint; its tensors are not read."""
+    return load_tensors_only(path, map_location='cpu', mmap=True).get('meta', {}).get('seed')
 
 
 def check_start(cfg: Config) -> None:
-    """Refuse to start where something would be lost or continued as what it is not.
+    """Refuse to start where something would be lost or continued as what it is not; all ranks refuse together.
 
     Raises:
-        ConfigError: the work dir holds another run's checkpoints and this run does not resume, or the checkpoint was
-            made with another seed, so that prompts and noise would not go on where they stopped.
+        ConfigError: the work dir holds another run's checkpoints and this run does not resume, the checkpoint was made
+            with another seed, so that prompts and noise would not go on where they stopped, or the ranks do not see
+            the same checkpoint.
     """
-    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
-        raise ConfigError(f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir')
     point = resume_point(cfg)
-    if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
+    seen = all_gather_object((_start_problem(cfg, point), point and Path(point).name))
+    for problem, _ in seen:
+        if problem:
+            raise ConfigError(problem)
+    names = [name for _, name in seen]
+    if len(set(names)) > 1:
         raise ConfigError(
+            f'the ranks do not see the same checkpoint to resume ({names}, by rank): {cfg.work_dir} must be a folder '
+            'that all nodes share, or name with --resume a file that all of them have'
+        )
+
+
+def _start_problem(cfg: Config, point: str | None) -> str | None:
+    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
+        return f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir'
+    if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
+        return (
             f'{cfg.work_dir} holds the checkpoints of an earlier run (newest: {Path(latest).name}). Add --resume to go '
             'on from it, or --work-dir to write somewhere else'
         )
+    if point is None:
+        return None
     seed = cfg.get('randomness', {}).get('seed', 0)
-    if point is not None and (before := seed_of(point)) not in (None, seed):
-        raise ConfigError(
+    try:
+        before = seed_of(point)
+    except ConfigError as error:
+        return str(error)
+    if before not in (None, seed):
+        return (
             f'{point} was made with seed {before}, this run has seed {seed}: resume with --seed {before}, or start '
             'another run from its weights with --cfg-options load_from=... and no --resume'
         )
+    return None
 
 
 def set_aside_later(work_dir: Path, start: int) -> list[str]:

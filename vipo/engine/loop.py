@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vipo.advantages import group_advantages
-from vipo.diffusion.rollout import Trajectory, rollout
+from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
 from vipo.engine.parallel import check_equal_weights, gather, over_ranks
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
+from vipo.generators.base import Conditioning
 from vipo.randomness import SampleNoise, derive_seed
 from vipo.registry import LOOPS
 from vipo.structurers.functional import entropy
@@ -101,21 +102,15 @@ class PolicyLoop(IterBasedTrainLoop):
     def rollout(self, samples: Samples) -> None:
         """Sample every trajectory; keep the transitions of the trained steps."""
         c = self.components
-        sigmas = c.generator.sigmas(c.rollout.num_steps)
+        sigmas, shape, device = c.generator.sigmas(c.rollout.num_steps), c.generator.latent_shape(), c.generator.device
         parts = []
         with self.clock.phase('rollout', c.batch.samples):
+            initial, start = self.initial_latents(samples, sigmas)
             for piece in c.batch.slices(c.batch.micro_batch_size):
-                shape, device = c.generator.latent_shape(), c.generator.device
-                conditioning = samples.conditioning[piece]
+                noise = SampleNoise(samples.seeds[piece], shape, device, samples.signs[piece])
+                velocity = self.velocity(samples.conditioning[piece])
                 parts.append(
-                    rollout(
-                        lambda x, sigma, cond=conditioning: self.runner.model(x, sigma, cond),
-                        self.initial_noise(samples, piece),
-                        sigmas,
-                        c.rollout.kernel,
-                        samples.plan,
-                        SampleNoise(samples.seeds[piece], shape, device, samples.signs[piece]),
-                    )
+                    rollout(velocity, initial[piece], sigmas, c.rollout.kernel, samples.plan, noise, start=start)
                 )
                 self.clock.advance(c.batch.micro_batch_size)
         samples.trajectory = Trajectory(
@@ -126,11 +121,26 @@ class PolicyLoop(IterBasedTrainLoop):
             log_prob=torch.cat([p.log_prob for p in parts], dim=1),
         )
 
-    def initial_noise(self, samples: Samples, piece: slice) -> Tensor:
-        """Each sample's own start, or one for the whole group."""
+    def initial_latents(self, samples: Samples, sigmas: Tensor) -> tuple[Tensor, int]:
+        """Latents ``(N, C, T, H, W)`` and the step from which each sample goes its own way.
+
+        That is step 0 where each sample has its own initial noise. A group that shares one is a single trajectory up to
+        the first stochastic step, and so is computed once.
+        """
         c = self.components
-        seeds = samples.group_seeds if c.rollout.share_initial_noise else samples.seeds
-        return SampleNoise(seeds[piece], c.generator.latent_shape(), c.generator.device)('initial')
+        shape, device = c.generator.latent_shape(), c.generator.device
+        if not c.rollout.share_initial_noise:
+            return SampleNoise(samples.seeds, shape, device)('initial'), 0
+        size, start = c.batch.group_size, min(samples.plan.stochastic)
+        initial = SampleNoise(samples.group_seeds[::size], shape, device)('initial')
+        pieces = [slice(i, i + c.batch.micro_batch_size) for i in range(0, len(initial), c.batch.micro_batch_size)]
+        conditioning = samples.conditioning[::size]
+        parts = [integrate(self.velocity(conditioning[p]), initial[p], sigmas[: start + 1]) for p in pieces]
+        return torch.cat(parts).repeat_interleave(size, 0), start
+
+    def velocity(self, conditioning: Conditioning) -> Velocity:
+        """The policy's velocity for these prompts."""
+        return lambda x, sigma: self.runner.model(x, sigma, conditioning)
 
     def decode(self, samples: Samples) -> None:
         """Latents to pixels."""
@@ -158,6 +168,9 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         if c.structurer is None:
             return
+        counts = getattr(c.structurer, 'counts', None)  # a structurer of somebody else's may have none
+        if counts is not None:
+            counts.clear()
         with self.clock.phase('map', c.batch.samples):
             grid = tuple(samples.trajectory.latents.shape[2:])
             parts = []
@@ -186,4 +199,6 @@ class PolicyLoop(IterBasedTrainLoop):
                 'map/top_decile_mass': top.mean(),
                 'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),
             }
+            if counts := getattr(self.components.structurer, 'counts', None):
+                logs |= {f'map/{kind}_frames': counts[kind] / counts['frames'] for kind in ('constant', 'broken')}
         return {k: float(v) for k, v in logs.items()}

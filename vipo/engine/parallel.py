@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, get_world_size
-from torch import Tensor
+from mmengine.dist import all_gather, all_gather_object, barrier, get_world_size, is_distributed
+from torch import Tensor, distributed
 
 from vipo.engine.scoring import RunStopped
 
@@ -27,6 +27,13 @@ def over_ranks(logs: dict[str, float]) -> dict[str, float]:
         else sum(rank[name] for rank in everyone) / len(everyone)
         for name in logs
     }
+
+
+def leave() -> None:
+    """End the process group once every rank is done; a rank that exits with its threads still connected may crash."""
+    if is_distributed():
+        barrier()
+        distributed.destroy_process_group()
 
 
 def check_equal_weights(parameters: Iterable[Tensor]) -> None:

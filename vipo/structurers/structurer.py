@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ class PerceptualStructurer:
             not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does.
         frames_per_batch: most pictures in one forward pass of the backbone.
 
+    Attributes:
+        counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
+            preference) or ``broken`` (not finite), which :meth:`__call__` fills.
+
     Raises:
         ValueError: unknown normalisation.
     """
@@ -45,6 +50,7 @@ class PerceptualStructurer:
         self.allocator = ALLOCATORS.build(allocator, at='allocator')
         self.normalize = normalize
         self.frames_per_batch = frames_per_batch
+        self.counts: Counter[str] = Counter()
 
     def to(self, device: torch.device | str) -> PerceptualStructurer:
         """Move the backbone."""
@@ -101,6 +107,7 @@ class PerceptualStructurer:
         maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
         high = maps.amax((-2, -1))
         empty = high - maps.amin((-2, -1)) <= 1e-6 * high
+        self.counts.update(frames=broken.numel(), constant=int((empty & ~broken).sum()), broken=int(broken.sum()))
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
