@@ -41,7 +41,7 @@ rollout = dict(
     antithetic=True,
 )
 # All sizes are global; processes only divide the work.
-batch = dict(prompts_per_iteration=12, group_size=12, updates_per_iteration=2, micro_batch_size=24)
+batch = dict(prompts_per_iteration=12, group_size=12, updates_per_iteration=2, micro_batch_size=36)
 
 train_dataloader = dict(
     dataset=dict(type='PromptDataset', file='vipo://prompts/scenes_train.txt'),
