@@ -2,6 +2,7 @@
 
 python tools/train.py configs/vipo_tiny_sd3.py
 python tools/train.py CONFIG --resume
+python tools/train.py CONFIG --rehearse
 python tools/train.py CONFIG --cfg-options rollout.num_steps=8 loss.clip_range=0.1
 """
 
@@ -45,6 +46,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default='none',
         help='who starts the processes; for torchrun --nproc_per_node=N tools/train.py CONFIG it is pytorch',
     )
+    parser.add_argument(
+        '--rehearse',
+        action='store_true',
+        help='run the whole life of the config now, on tiny random twins of its models: no download, no GPU',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -71,6 +77,27 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def rehearse(cfg: Config, work_dir: str | None) -> int:
+    """Run the config's whole life on tiny twins, and say what was exercised."""
+    import tempfile
+
+    from vipo.engine.clock import since_start
+    from vipo.engine.rehearsal import describe_rehearsal, run_rehearsal
+    from vipo.engine.scoring import RunStopped
+    from vipo.registry import ConfigError
+
+    folder = Path(tempfile.mkdtemp(prefix='vipo_rehearsal_')) if work_dir is None else Path(work_dir)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f'{folder} is not empty; a rehearsal writes into a new folder')
+    try:
+        rows = run_rehearsal(cfg, folder)
+    except RunStopped as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 3
+    print(describe_rehearsal(rows, since_start()))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3."""
     args = parse_args(argv)
@@ -89,12 +116,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
+        from vipo.engine.hub import check_reach
         from vipo.engine.parallel import leave
         from vipo.engine.runner import build_runner, describe
         from vipo.engine.scoring import RunStopped
 
         for warning in unknown_keys(cfg):
             print(f'warning: {warning}', file=sys.stderr)
+        if args.rehearse:
+            return rehearse(cfg, args.work_dir)
+        check_reach(cfg)
         runner = build_runner(cfg)
     except (ConfigError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)

@@ -146,4 +146,4 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 def test_moving_the_generator_moves_its_frozen_copy():
     generator = SD3Generator('vipo://tiny-sd3', resolution=64, max_sequence_length=16, keep_reference=True).to('meta')
     with generator.reference():
-        assert {p.device.type for p in generator._network.parameters()} == {'meta'}
+        assert {p.device.type for p in generator._networks['transformer'].parameters()} == {'meta'}

@@ -117,7 +117,7 @@ def build_components(cfg: Config) -> Components:
     Raises:
         ConfigError: a section is missing, or something in it is wrong.
     """
-    batch = _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size()})
+    batch = build_batch_plan(cfg)
     rollout = dict(cfg.rollout)
     for key in ('kernel', 'selector', 'num_steps'):
         if key not in rollout:
@@ -171,6 +171,15 @@ def build_components(cfg: Config) -> Components:
         evaluation=evaluation,
         ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
     )
+
+
+def build_batch_plan(cfg: Config) -> BatchPlan:
+    """The section ``batch``, divided among the processes there are.
+
+    Raises:
+        ConfigError: an option is unknown, or the sizes cannot be divided.
+    """
+    return _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size()})
 
 
 def _build(cls: type, where: str, options: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -49,6 +49,22 @@ class PolicyLoop(IterBasedTrainLoop):
         self.max_invalid_fraction = max_invalid_fraction
         self.ratio_tolerance = ratio_tolerance
         self._compared = False
+
+    def run(self) -> torch.nn.Module:
+        """Everything: prompts are encoded ahead where the generator stores them, then the iterations."""
+        self.encode_ahead()
+        return super().run()
+
+    def encode_ahead(self) -> None:
+        """Show the generator every prompt of the run; ranks divide what is missing."""
+        evaluation = self.components.evaluation
+        prompts = [self.dataloader.dataset[i]['prompt'] for i in range(len(self.dataloader.dataset))]
+        prompts += [] if evaluation is None else [record['prompt'] for record in evaluation.records]
+        with self.clock.phase('encode prompts ahead'):
+            self.components.generator.encode_ahead(prompts[get_rank() :: get_world_size()], self.clock.advance)
+            barrier()
+            # Nothing is left to do here, unless the ranks do not share the folder.
+            self.components.generator.encode_ahead(prompts, self.clock.advance)
 
     def run_iter(self, data_batch: dict[str, list]) -> None:
         """One policy iteration."""

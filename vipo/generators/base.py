@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,16 @@ class Generator(ABC):
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts (and what guidance needs), without gradients."""
+
+    def encode_ahead(  # noqa: B027 - most generators keep nothing
+        self, prompts: Sequence[str], advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Called once before sampling with all prompts of a run; one that stores encodings does it now.
+
+        Args:
+            prompts: with repetitions, in any order.
+            advance: told how many more were encoded.
+        """
 
     @abstractmethod
     def latent_shape(self) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ class Trainable:
         lora: options ``rank``, ``alpha`` (default: the rank), ``targets`` (name endings of linear layers) and
             ``seed``; None trains all weights.
         default_targets: the family's targets.
+        default_exclude: beginnings of names that the family's targets leave out.
         keep_reference: keep a frozen copy for full training. LoRA needs none: its reference is the adapters off.
     """
 
@@ -33,6 +35,7 @@ class Trainable:
         lora: dict[str, Any] | None,
         default_targets: Sequence[str],
         keep_reference: bool = False,
+        default_exclude: Sequence[str] = (),
     ) -> None:
         self.denoiser = denoiser
         self.lora = lora is not None
@@ -43,13 +46,8 @@ class Trainable:
                 self._frozen = copy.deepcopy(denoiser).requires_grad_(False)
         else:
             denoiser.requires_grad_(False)
-            check_options(
-                add_lora,
-                {**lora, 'denoiser': denoiser, 'default_targets': default_targets},
-                'generator.lora',
-                internal=['denoiser', 'default_targets'],
-            )
-            add_lora(denoiser, default_targets=default_targets, **lora)
+            check_lora(denoiser, lora, default_targets, default_exclude)
+            add_lora(denoiser, default_targets=default_targets, default_exclude=default_exclude, **lora)
 
     @property
     def has_reference(self) -> bool:
@@ -83,6 +81,30 @@ class Trainable:
             yield self._frozen
 
 
+def check_lora(
+    denoiser: nn.Module, lora: dict[str, Any], default_targets: Sequence[str], default_exclude: Sequence[str] = ()
+) -> list[str]:
+    """Check the options of :func:`add_lora` on a model that may still be without weights.
+
+    Returns:
+        The names of the layers that will be adapted.
+
+    Raises:
+        ConfigError: an option is unknown or of another type.
+        ValueError: see :func:`add_lora`.
+    """
+    check_options(
+        add_lora,
+        {**lora, 'denoiser': denoiser, 'default_targets': default_targets, 'default_exclude': default_exclude},
+        'generator.lora',
+        internal=['denoiser', 'default_targets', 'default_exclude'],
+    )
+    if lora.get('rank', 1) < 1:
+        raise ValueError(f'generator.lora.rank must be at least 1, got {lora["rank"]}')
+    targets = lora.get('targets')
+    return find_targets(denoiser, targets or default_targets, () if targets else default_exclude)
+
+
 def add_lora(
     denoiser: nn.Module,
     rank: int = 32,
@@ -90,6 +112,7 @@ def add_lora(
     targets: Sequence[str] | None = None,
     seed: int = 0,
     default_targets: Sequence[str] = (),
+    default_exclude: Sequence[str] = (),
 ) -> list[str]:
     """Attach LoRA adapters in float32 and freeze the rest.
 
@@ -103,19 +126,15 @@ def add_lora(
     """
     from peft import LoraConfig
 
-    if rank < 1:
-        raise ValueError(f'generator.lora.rank must be at least 1, got {rank}')
+    exclude = default_exclude if targets is None else ()
     targets = list(targets if targets is not None else default_targets)
-    linear = [n for n, m in denoiser.named_modules() if isinstance(m, nn.Linear)]
-    for target in targets:
-        if not any(n == target or n.endswith('.' + target) for n in linear):
-            endings = sorted({'.'.join(n.split('.')[-2:]) for n in linear})
-            raise ValueError(
-                f'generator.lora.targets: {target!r} matches no linear layer of {type(denoiser).__name__}. '
-                f'Layer names end in: {", ".join(endings)}'
-            )
+    names = find_targets(denoiser, targets, exclude)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha if alpha is not None else rank, target_modules=targets, init_lora_weights='gaussian'
+        r=rank,
+        lora_alpha=alpha if alpha is not None else rank,
+        target_modules=targets,
+        exclude_modules='|'.join(rf'{re.escape(start)}\..*' for start in exclude) or None,
+        init_lora_weights='gaussian',
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -123,4 +142,22 @@ def add_lora(
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    return names
+
+
+def find_targets(denoiser: nn.Module, targets: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers that end in one of ``targets`` and lie in no module of ``exclude``.
+
+    Raises:
+        ValueError: a target that matches none.
+    """
+    linear = [n for n, m in denoiser.named_modules() if isinstance(m, nn.Linear)]
+    linear = [n for n in linear if not n.startswith(tuple(f'{start}.' for start in exclude))]
+    for target in targets:
+        if not any(n == target or n.endswith('.' + target) for n in linear):
+            endings = sorted({'.'.join(n.split('.')[-2:]) for n in linear})
+            raise ValueError(
+                f'generator.lora.targets: {target!r} matches no linear layer of {type(denoiser).__name__}. '
+                f'Layer names end in: {", ".join(endings)}'
+            )
     return [n for n in linear if any(n == t or n.endswith('.' + t) for t in targets)]

@@ -156,10 +156,18 @@ def check_options(
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Signature; where a class says ``forwards_options``, its ``**options`` are those of the class that it extends."""
     try:
-        return inspect.signature(target, eval_str=True)
+        signature = inspect.signature(target, eval_str=True)
     except NameError:  # an annotation that exists for type checkers alone
-        return inspect.signature(target)
+        signature = inspect.signature(target)
+    parameters = list(signature.parameters.values())
+    if not getattr(target, 'forwards_options', False) or parameters[-1].kind != inspect.Parameter.VAR_KEYWORD:
+        return signature
+    base = next(c for c in target.__mro__[1:] if '__init__' in vars(c))
+    more = [p for n, p in _signature(base).parameters.items() if n not in signature.parameters]
+    more = [p.replace(kind=p.KEYWORD_ONLY) if p.kind == p.POSITIONAL_OR_KEYWORD else p for p in more]
+    return signature.replace(parameters=[*parameters[:-1], *more])
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -57,6 +57,16 @@ class HPSReward(Reward):
         self.antialias = antialias
         self.batch_size = batch_size
 
+    @classmethod
+    def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
+        """What a config with these options loads, see :mod:`vipo.engine.hub`."""
+        return {'checkpoint': _HUB} if options.get('checkpoint') is None else {}
+
+    @classmethod
+    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
+        return {'checkpoint': 'vipo://tiny-hps', 'device': 'cpu'}
+
     @staticmethod
     def _locate(version: str, checkpoint: str | None) -> Path:
         if checkpoint is None:

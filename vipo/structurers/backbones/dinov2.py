@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,6 +58,16 @@ class DINOv2Backbone(Backbone):
         self.prefix = 1 + getattr(model.config, 'num_register_tokens', 0)
         self.input_size = input_size
         self.has_cls_attention = cls_attention
+
+    @classmethod
+    def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
+        """What a config with these options loads, see :mod:`vipo.engine.hub`."""
+        return {'pretrained': options.get('pretrained', signature(cls).parameters['pretrained'].default)}
+
+    @classmethod
+    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
+        return {'pretrained': 'vipo://tiny-dinov2', 'device': 'cpu'}
 
     def to(self, device: torch.device | str) -> DINOv2Backbone:
         self.model.to(device)

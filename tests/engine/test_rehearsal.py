@@ -1,0 +1,80 @@
+"""Every shipped config is rehearsed, and what is wrong with one shows in a rehearsal."""
+
+import json
+
+import pytest
+import torch
+
+from tests.engine.conftest import ROOT
+from tools.train import load_config, main, parse_args
+from vipo.engine.rehearsal import rehearsed
+from vipo.registry import ConfigError
+
+CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
+
+
+def path(name):
+    return str(ROOT / 'configs' / f'{name}.py')
+
+
+def test_there_are_configs():
+    assert {'vipo_tiny_sd3', 'vipo_flux_hps', 'grpo_flux_hps', 'vipo_flux_hps_lora'} <= set(CONFIGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGS)
+def test_shipped_config_is_rehearsed(name, tmp_path, capsys):
+    assert main([path(name), '--rehearse', '--work-dir', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for words in ('rehearsed in', 'at full size', 'the same weights, bit for bit', 'first ratios were 1'):
+        assert words in said
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['iterations'] == 2
+    first, last = (torch.load(tmp_path / 'run' / f'iter_{i}.pth', weights_only=True)['state_dict'] for i in (1, 2))
+    assert any(not torch.equal(first[k], last[k]) for k in first), 'the second iteration moved nothing'
+    assert list((tmp_path / 'export').rglob('*.safetensors'))
+
+
+def test_full_size_is_counted_without_weights(tmp_path, capsys):
+    """FLUX.1-dev has 19 joint blocks with 12 adapted layers and 38 single ones with 3."""
+    assert main([path('vipo_flux_hps_lora'), '--rehearse', '--work-dir', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f'adapters on {19 * 12 + 38 * 3} layers' in said
+    assert '15 layers of transformer' in said
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'words'),
+    [
+        ('vipo_flux_hps', {'reward.type': 'HSPReward'}, ["config key 'reward'", "Did you mean 'HPSReward'"]),
+        ('vipo_flux_hps_lora', {'generator.lora.targets': ['attn.to_z']}, ["'attn.to_z' matches no linear layer"]),
+        ('vipo_flux_hps', {'generator.resolution': 500}, ['generator.resolution 500x500', 'multiples of 16']),
+        ('vipo_flux_hps', {'generator.resolutoin': 512}, ["Did you mean 'resolution'"]),
+        ('vipo_flux_hps', {'batch.group_size': 1}, ['batch.group_size is 1']),
+        ('vipo_flux_hps', {'rollout.num_steps': 1}, ['nothing to train']),
+    ],
+)
+def test_mistake_shows_in_a_rehearsal(name, options, words, tmp_path, capsys):
+    given = [f'{k}={v}' for k, v in options.items()]
+    assert main([path(name), '--rehearse', '--work-dir', str(tmp_path), '--cfg-options', *given]) == 2
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+
+
+def test_rehearsal_leaves_a_folder_that_is_in_use_alone(tmp_path, capsys):
+    (tmp_path / 'precious').touch()
+    assert main([path('vipo_flux_hps'), '--rehearse', '--work-dir', str(tmp_path)]) == 2
+    assert 'is not empty' in capsys.readouterr().err
+
+
+def test_config_itself_is_not_changed(tmp_path):
+    cfg = load_config(parse_args([path('vipo_flux_hps')]))
+    before = cfg.pretty_text
+    small = rehearsed(cfg, tmp_path)
+    assert cfg.pretty_text == before
+    assert small.generator.pretrained != cfg.generator.pretrained
+    assert small.rollout.kernel == cfg.rollout.kernel
+    with pytest.raises(ConfigError, match='does not fit'):
+        cfg.rollout.selector = {'type': 'Window', 'size': 20}
+        rehearsed(cfg, tmp_path / 'again')

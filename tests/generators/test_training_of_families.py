@@ -1,0 +1,158 @@
+"""What is trained in every family, and what plain diffusers makes of it afterwards."""
+
+import pytest
+import torch
+
+from tests.generators.families import FAMILIES, sample, start
+from vipo.engine.policy import Policy
+from vipo.registry import GENERATORS, ConfigError
+
+#: Linear layers that the default targets match on the twin, counted by hand from the architecture.
+MATCHES = {
+    # Two joint blocks of 4 + 4 projections, the last without the text's output. The targets leave dual attention out.
+    'sd3': {'transformer': 15},
+    # Joint: 8 of the attention and 4 of the two feed-forwards; single: query, key, value.
+    'flux': {'transformer': 15},
+    # Two blocks with 4 + 4 projections and 2 of the feed-forward.
+    'wan21': {'transformer': 20},
+    'wan22': {'transformer': 20, 'transformer_2': 20},
+    'wan22_5b': {'transformer': 20},
+    # Joint: 8; single: query, key, value. The refiner's 4 are left out.
+    'hunyuan_video': {'transformer': 11},
+}
+
+
+def shake(generator, std=0.05):
+    """Stands in for training."""
+    torch.manual_seed(0)
+    for parameter in generator.trainable_parameters():
+        parameter.data += std * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_default_targets_match_what_was_counted(name, twin_folder):
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), lora={'rank': 2})
+    adapted = {
+        n: sum('lora_A' in p for p, _ in network.named_parameters()) for n, network in generator._networks.items()
+    }
+    assert adapted == MATCHES[name]
+    assert all(p.dtype == torch.float32 for p in generator.trainable_parameters())
+    assert len(Policy(generator).state_dict()) == 2 * sum(adapted.values())
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_exported_lora_gives_the_same_result_in_plain_diffusers(name, twin_folder, tmp_path):
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), **family.unguided, lora={'rank': 4, 'alpha': 8})
+    plain = family.build(twin_folder(family.twin), **family.unguided)
+    shake(generator)
+    noise = start(generator)
+    before = family.run(plain, noise, 'pt')
+    ours = generator.decode(sample(generator, noise, plain.pipe.scheduler.sigmas))
+    generator.save_pretrained(tmp_path)
+    plain.pipe.load_lora_weights(tmp_path)
+    if name == 'wan22':
+        plain.pipe.load_lora_weights(tmp_path / 'transformer_2', load_into_transformer_2=True)
+    theirs = family.run(plain, noise, 'pt')
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert (theirs - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_exported_transformer_gives_the_same_result_in_plain_diffusers(name, twin_folder, tmp_path):
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), **family.unguided)
+    plain = family.build(twin_folder(family.twin), **family.unguided)
+    shake(generator, 0.02)
+    noise = start(generator)
+    before = family.run(plain, noise, 'pt')
+    ours = generator.decode(sample(generator, noise, plain.pipe.scheduler.sigmas))
+    generator.save_pretrained(tmp_path)
+    for part in generator._networks:
+        loaded = type(getattr(plain.pipe, part)).from_pretrained(tmp_path / part)
+        plain.pipe.register_modules(**{part: loaded})
+    theirs = family.run(plain, noise, 'pt')
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert (theirs - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('lora', [None, {'rank': 2}], ids=['full', 'lora'])
+@pytest.mark.parametrize('name', FAMILIES)
+def test_reference_is_the_model_before_training(name, lora, twin_folder):
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), lora=lora, keep_reference=lora is None)
+    noise, sigmas = start(generator), generator.sigmas(3)
+    before = sample(generator, noise, sigmas)
+    shake(generator)
+    after = sample(generator, noise, sigmas)
+    with generator.reference():
+        reference = sample(generator, noise, sigmas)
+    assert torch.equal(reference, before)
+    assert torch.equal(sample(generator, noise, sigmas), after)
+    assert not torch.allclose(after, before, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_checkpointing_and_branches_of_the_gradient(name, twin_folder):
+    """Checkpointing changes memory alone; a branch without gradient changes the gradient and not the velocity."""
+    family = FAMILIES[name]
+
+    def gradient(**options):
+        generator = family.build(twin_folder(family.twin), **family.guided, **options)
+        v = generator.velocity(start(generator), 0.9, generator.encode(['a', 'b']))
+        v.square().mean().backward()
+        return v.detach(), torch.cat([p.grad.flatten() for p in generator.trainable_parameters() if p.grad is not None])
+
+    velocity, whole = gradient()
+    again, same = gradient(gradient_checkpointing=True)
+    torch.testing.assert_close(again, velocity, atol=1e-6, rtol=0)
+    torch.testing.assert_close(same, whole, atol=1e-5, rtol=1e-4)
+    one_branch, part = gradient(unconditional_gradient=False)
+    torch.testing.assert_close(one_branch, velocity, atol=1e-5, rtol=0)
+    assert (part - whole).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('lora', [None, {'rank': 2}], ids=['full', 'lora'])
+def test_bfloat16_trains_float32_weights(name, lora, twin_folder):
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), **family.guided, dtype='bfloat16', lora=lora)
+    exact = family.build(twin_folder(family.twin), **family.guided)
+    noise = start(generator)
+    v = generator.velocity(noise, 0.9, generator.encode(['a', 'b']))
+    assert v.dtype == torch.float32
+    wanted = exact.velocity(noise, 0.9, exact.encode(['a', 'b']))
+    torch.testing.assert_close(v, wanted, atol=0.1 * wanted.std().item() + 0.02, rtol=0.1)
+    v.square().mean().backward()
+    trained = [p for p in generator.trainable_parameters() if p.grad is not None]
+    assert trained
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+    assert generator.decode(noise).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ('kind', 'twin', 'options', 'words'),
+    [
+        ('FluxGenerator', 'flux', {'resolution': 40}, ['generator.resolution 40x40', 'multiples of 16']),
+        ('WanGenerator', 'wan21', {'num_frames': 6}, ['generator.num_frames 6', '5 and 9']),
+        ('HunyuanVideoGenerator', 'hunyuan_video', {'num_frames': 0}, ['generator.num_frames 0', '1 and 5']),
+        ('WanGenerator', 'wan22_5b', {'resolution': 48}, ['generator.resolution 48x48', 'multiples of 32']),
+        ('WanGenerator', 'wan21', {'lora': {'targets': ['attn.add_q_proj']}}, ["'attn.add_q_proj' matches no linear"]),
+        ('WanGenerator', 'flux', {}, ['holds a FluxPipeline', 'needs a WanPipeline']),
+        ('WanGenerator', 'wan21', {'num_frame': 5}, ["Did you mean 'num_frames'"]),
+        ('FluxGenerator', 'flux', {'true_cfg_scale': 'high'}, ['generator.true_cfg_scale must be float']),
+        ('FluxGenerator', 'flux', {'gradient_checkpointing': 3}, ['generator.gradient_checkpointing must be bool']),
+    ],
+)
+def test_mistakes_show_before_weights_are_loaded(kind, twin, options, words, twin_folder, monkeypatch):
+    import diffusers
+
+    def load(*_, **__):
+        raise AssertionError('the weights were loaded')
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, 'from_pretrained', load)
+    with pytest.raises(ConfigError) as raised:
+        GENERATORS.build({'type': kind, 'pretrained': twin_folder(twin), **options}, at='generator')
+    for word in words:
+        assert word in str(raised.value)

@@ -1,0 +1,89 @@
+"""Says in seconds which models a config needs that are neither on this machine nor within reach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vipo.assets import resolve
+from vipo.registry import ConfigError
+from vipo.registry.lookup import component_class, components_of
+
+
+def needed(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Config key and hub id of every model that the components of a config would load from the hub.
+
+    A component class says so with a class method ``hub_models(options) -> {option: hub id}``; places on this machine
+    are left out.
+    """
+    for key, section in components_of(cfg):
+        cls = component_class(section['type'])
+        if hasattr(cls, 'hub_models'):
+            for option, model in cls.hub_models({k: v for k, v in section.items() if k != 'type'}).items():
+                if not _is_here(model):
+                    yield f'{key}.{option}', model
+
+
+def check_reach(cfg: Mapping[str, Any]) -> None:
+    """Stop before anything is loaded where a model can be had neither from the cache nor from the hub.
+
+    Raises:
+        ConfigError: with every such model, why, and the ways out.
+    """
+    wanted = [(key, model, _trouble(model)) for key, model in needed(cfg)]
+    lacking = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
+    if not lacking:
+        return
+    lines = [f'  {model}, for {key}: {trouble}' for key, model, trouble in lacking]
+    example = ' '.join(f'{key}=/path/to/it' for key, _, _ in lacking)
+    raise ConfigError(
+        'this config needs models that are not on this machine and cannot be fetched now:\n'
+        + '\n'.join(lines)
+        + f'\nPoint at copies of your own with --cfg-options {example}\n'
+        'or run the whole config now with tiny random models of the same classes: add --rehearse'
+    )
+
+
+def _is_here(model: str) -> bool:
+    """Whether a name is a place on this machine, or a mistake that the build explains."""
+    try:
+        return resolve(model) != model or os.path.exists(model)
+    except ValueError:
+        return True
+
+
+def _trouble(model: str) -> str | None:
+    """Why a model cannot be loaded; None where it can."""
+    from huggingface_hub import HfApi, constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound, GatedRepoError, RepositoryNotFoundError
+
+    try:
+        if any(repo.repo_id == model and repo.size_on_disk > 2**20 for repo in scan_cache_dir().repos):
+            return None
+    except CacheNotFound:
+        pass
+    if constants.HF_HUB_OFFLINE:
+        return 'HF_HUB_OFFLINE is set and it is not in the cache'
+    page = f'https://huggingface.co/{model}'
+    try:
+        HfApi().auth_check(model)
+    except GatedRepoError:
+        return f'gated; accept its licence at {page} and log in with `hf auth login`'
+    except RepositoryNotFoundError:
+        return f'there is no such repository, or it is private and you are not logged in (`hf auth login`); see {page}'
+    except Exception as error:  # whatever the network does: it is reported, and nothing goes on
+        note = ' (gated: its licence has to be accepted there)' if model in GATED else ''
+        return f'the hub cannot be reached ({type(error).__name__}); it lies at {page}{note}'
+    return None
+
+
+#: Published models of ours that are gated, for when the hub cannot be asked.
+GATED = frozenset(
+    [
+        'black-forest-labs/FLUX.1-dev',
+        'stabilityai/stable-diffusion-3-medium-diffusers',
+        'stabilityai/stable-diffusion-3.5-medium',
+        'stabilityai/stable-diffusion-3.5-large',
+    ]
+)

@@ -1,0 +1,376 @@
+"""What all generators over a diffusers pipeline share; a family adds only what is its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vipo.diffusion.schedule import sigma_schedule
+from vipo.generators.base import Conditioning, Generator
+from vipo.generators.cache import PromptCache
+from vipo.generators.source import PipelineSource
+from vipo.generators.training import Trainable, check_lora
+from vipo.registry.build import torch_dtype
+
+_NEGATIVE = 'negative_'
+
+
+class PipelineGenerator(Generator):
+    """A generator whose transformer, autoencoder, text encoders and tokenizers come from a diffusers pipeline.
+
+    A family names its classes, encodes texts, calls its transformer and scales its latents for the autoencoder;
+    loading, guidance, precision, training and export are here.
+
+    Args:
+        pretrained: a diffusers folder, hub id or ``vipo://`` asset.
+        resolution: height and width in pixels, or one number for both.
+        guidance_scale: see the family.
+        negative_prompt: of the unconditional branch of classifier-free guidance.
+        max_sequence_length: tokens of the (longest) text encoder.
+        lora: adapter options, see :func:`vipo.generators.training.add_lora`; None trains all weights.
+        keep_reference: for full training with a KL term, see :class:`vipo.generators.training.Trainable`.
+        gradient_checkpointing: trade compute for memory in replay.
+        unconditional_gradient: whether the gradient of guidance flows through the unconditional branch too. Without it,
+            that branch keeps no activations, and the gradient is another one than that of the sampled velocity.
+        shift: of the sigma schedule; None takes the family's own rule.
+        attention: a name of diffusers' attention backends such as ``'flash'``; None leaves torch's.
+        decode_batch: most samples decoded at once.
+        prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
+            it, and leave memory afterwards.
+        tiled_decoding: decode pictures in tiles, for resolutions whose decoding does not fit into memory.
+        init: ``'pretrained'``, or ``'meta'``: everything is checked and no weight is loaded; such a generator has a
+            denoiser on the meta device and cannot sample.
+        device, dtype: of the weights and of the computation. Trained weights are float32 always, and ``dtype`` is then
+            that of autocast.
+
+    Raises:
+        ValueError: the resolution does not fit the model, or the dtype is unknown.
+        ConfigError: ``lora`` has an option that :func:`vipo.generators.training.add_lora` does not know.
+        OSError: ``pretrained`` leads to no pipeline.
+    """
+
+    #: A family's own ``**options`` go on to this class, whose names and types then hold for a config.
+    forwards_options: ClassVar[bool] = True
+    #: Name of the pipeline class in diffusers.
+    pipeline_class: ClassVar[str]
+    #: Components that predict velocities and are trained.
+    transformers: ClassVar[tuple[str, ...]] = ('transformer',)
+    #: Components that encode texts.
+    text_encoders: ClassVar[tuple[str, ...]]
+    #: Default targets of LoRA.
+    lora_targets: ClassVar[tuple[str, ...]]
+    #: Modules that they leave out, by the beginning of the name.
+    lora_exclude: ClassVar[tuple[str, ...]] = ()
+    #: Precision of the autoencoder; None is that of everything else.
+    vae_dtype: ClassVar[torch.dtype | None] = None
+    #: Whether both branches of classifier-free guidance go through the network in one batch, as in the pipeline.
+    batched_guidance: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        pretrained: str,
+        resolution: int | tuple[int, int],
+        guidance_scale: float,
+        max_sequence_length: int,
+        negative_prompt: str = '',
+        lora: dict[str, Any] | None = None,
+        keep_reference: bool = False,
+        gradient_checkpointing: bool = False,
+        unconditional_gradient: bool = True,
+        shift: float | None = None,
+        attention: str | None = None,
+        decode_batch: int = 16,
+        prompt_cache: str | None = None,
+        tiled_decoding: bool = False,
+        init: str = 'pretrained',
+        device: str = 'cpu',
+        dtype: str = 'float32',
+    ) -> None:
+        if init not in ('pretrained', 'meta'):
+            raise ValueError(f"generator.init must be 'pretrained' or 'meta', got {init!r}")
+        self.compute_dtype = torch_dtype(dtype)
+        self.guidance_scale = guidance_scale
+        self.negative_prompt = negative_prompt
+        self.max_sequence_length = max_sequence_length
+        self.unconditional_gradient = unconditional_gradient
+        self.decode_batch = decode_batch
+        self._shift = shift
+        source = PipelineSource(pretrained, self.pipeline_class)
+        skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
+        self.config = skeletons['transformer'].config
+        self.vae_config = source.skeleton('vae').config
+        self.scheduler_config = source.scheduler
+        self.index = source.index
+        self.height, self.width = _size(resolution, self.multiple)
+        self.check()
+        #: Network -> names of the layers that carry adapters.
+        self.adapted_layers: dict[str, list[str]] = {}
+        if lora is not None:
+            options = (lora, self.lora_targets, self.lora_exclude)
+            self.adapted_layers = {n: check_lora(skeleton, *options) for n, skeleton in skeletons.items()}
+        if init == 'meta':
+            self.denoiser = _joined(skeletons)
+            return
+        self._dtypes = {'default': self.compute_dtype, 'vae': self.vae_dtype or self.compute_dtype}
+        self.cache = PromptCache(prompt_cache, self._encoding(source)) if prompt_cache is not None else None
+        self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
+        self.pipe.to(device)
+        self._source = source
+        for name in ('vae', *self.text_encoders):
+            _freeze(getattr(self.pipe, name))
+        networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
+        self._networks: dict[str, nn.Module] = networks
+        self.denoiser = _joined(networks)
+        if tiled_decoding:
+            self.pipe.vae.enable_tiling()
+        if attention is not None:
+            for network in networks.values():
+                network.set_attention_backend(attention)
+        self.training = {
+            n: Trainable(m, lora, self.lora_targets, keep_reference, self.lora_exclude) for n, m in networks.items()
+        }
+        if gradient_checkpointing:
+            for network in networks.values():
+                network.enable_gradient_checkpointing()
+
+    @classmethod
+    def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
+        """What a config with these options loads, see :mod:`vipo.engine.hub`."""
+        return {'pretrained': options.get('pretrained', signature(cls).parameters['pretrained'].default)}
+
+    @classmethod
+    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
+        from vipo.generators.twins import save_twin
+
+        twin = cls.twin_of(cls.hub_models(options)['pretrained'])
+        height, width = _pair(options.get('resolution', signature(cls).parameters['resolution'].default))
+        # Both are multiples of what any family asks for; a wide picture stays wide.
+        small = (64, 64) if height == width else (64, 96) if height < width else (96, 64)
+        return {
+            'pretrained': save_twin(twin, folder / 'twins' / twin),
+            'resolution': small,
+            'max_sequence_length': 16,
+            'attention': None,
+            'device': 'cpu',
+            **({'prompt_cache': str(folder / 'prompts')} if options.get('prompt_cache') else {}),
+        }
+
+    # ---- what a family says ------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def twin_of(cls, pretrained: str) -> str:
+        """Which of :data:`vipo.generators.twins.TWINS` stands in for a checkpoint."""
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Height and width in pixels must be multiples of it."""
+
+    @property
+    @abstractmethod
+    def shift(self) -> float:
+        """The static time shift of the sigma schedule: the option, or the family's own rule."""
+
+    @abstractmethod
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        """What the transformer takes of N texts, named tensors whose first axis is N."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
+        """One pass of the transformer: ``(N, C, T, H, W)`` in its dtype -> velocity of the same shape."""
+
+    @abstractmethod
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Latents ``(N, C, T, H, W)`` -> what the autoencoder decodes."""
+
+    def check(self) -> None:
+        """Refuse sizes that the model cannot represent; called before weights are loaded."""
+
+    def guidance_at(self, sigma: float) -> float:
+        """Scale of classifier-free guidance; 1 leaves the unconditional branch out."""
+        return self.guidance_scale
+
+    def network_at(self, sigma: float) -> str:
+        """Which of :attr:`transformers` is used."""
+        return 'transformer'
+
+    # ---- the contract ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: torch.device | str) -> PipelineGenerator:
+        self.pipe.to(device)
+        for training in self.training.values():
+            training.to(device)
+        return self
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step uses classifier-free guidance."""
+        return self.guidance_at(1.0) > 1 or self.guidance_at(0.0) > 1
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        tensors = self._encode(list(prompts))
+        if self.guided:
+            negative = self._encode([self.negative_prompt])
+            tensors |= {_NEGATIVE + k: v.expand(len(prompts), *v.shape[1:]) for k, v in negative.items()}
+        return Conditioning(tensors)
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        if self.cache is None:
+            return self.encode_texts(texts)
+        self._fill_cache(texts)
+        found = [self.cache.read(text) for text in texts]
+        return {k: torch.stack([f[k] for f in found]) for k in found[0]}
+
+    def _encoding(self, source: PipelineSource) -> dict[str, Any]:
+        """Everything that the encoding of a text depends on."""
+        import transformers
+
+        parts = [n for n in source.index if n.startswith(('text_encoder', 'tokenizer')) and source.has(n)]
+        return {
+            'class': self.pipeline_class,
+            'files': source.identity(parts),
+            'length': self.max_sequence_length,
+            'dtype': str(self.compute_dtype),
+            'transformers': transformers.__version__.partition('.')[0],
+            **self.encoding_options(),
+        }
+
+    def encoding_options(self) -> dict[str, Any]:
+        """A family's own options that change the encoding of a text."""
+        return {}
+
+    def encode_ahead(self, prompts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
+        if self.cache is not None:
+            self._fill_cache([*prompts, *([self.negative_prompt] if self.guided else [])], advance)
+
+    @torch.no_grad()
+    def _fill_cache(self, texts: list[str], advance: Callable[[int], None] = lambda _: None) -> None:
+        missing = self.cache.missing(texts)
+        if not missing:
+            return
+        self.load_text_encoders()
+        for text in missing:
+            self.cache.write(text, {k: v[0] for k, v in self.encode_texts([text]).items()})
+            advance(1)
+        self.pipe.register_modules(**dict.fromkeys(self.text_encoders))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def load_text_encoders(self) -> None:
+        """Bring the text encoders back to the denoiser's device."""
+        others = [n for n in self._source.index if n in ('vae', *self.transformers)]
+        loaded = self._source.load(self._dtypes, others)
+        for name in self.text_encoders:
+            module = getattr(loaded, name)
+            if module is not None:
+                self.pipe.register_modules(**{name: _freeze(module).to(self.device)})
+
+    def sigmas(self, num_steps: int) -> Tensor:
+        return sigma_schedule(num_steps, self.shift)
+
+    def velocity(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
+        network = self._networks[self.network_at(sigma)]
+        x = latents.to(network.dtype)
+        scale = self.guidance_at(sigma)
+        # Masks stay what they are.
+        texts = {k: v.to(network.dtype) if v.is_floating_point() else v for k, v in conditioning.tensors.items()}
+        positive = {k: v for k, v in texts.items() if not k.startswith(_NEGATIVE)}
+        negative = {k: texts[_NEGATIVE + k] for k in positive if scale > 1}
+        autocast = torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+        with autocast:
+            if not negative:
+                return self.predict(x, sigma, positive).float()
+            if self.batched_guidance and self.unconditional_gradient:
+                both = {k: torch.cat([negative[k], positive[k]]) for k in positive}
+                without, towards = self.predict(torch.cat([x, x]), sigma, both).float().chunk(2)
+            else:
+                towards = self.predict(x, sigma, positive).float()
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.unconditional_gradient):
+                    without = self.predict(x, sigma, negative).float()
+        return without + scale * (towards - without)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        z = self.unscale(latents.to(vae.device, vae.dtype))
+        pixels = torch.cat([self.decode_part(part) for part in z.split(self.decode_batch)])
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def decode_part(self, z: Tensor) -> Tensor:
+        """Unscaled latents -> pixels ``(N, 3, F, Y, X)`` in [-1, 1]."""
+        return self.pipe.vae.decode(z, return_dict=False)[0]
+
+    @property
+    def has_reference(self) -> bool:
+        return all(training.has_reference for training in self.training.values())
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        trained = self._networks
+        with ExitStack() as stack:
+            self._networks = {n: stack.enter_context(t.reference()) for n, t in self.training.items()}
+            try:
+                yield
+            finally:
+                self._networks = trained
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        for name, network in self._networks.items():
+            if not self.training[name].lora:
+                network.save_pretrained(Path(folder) / name)
+                continue
+            from peft.utils import get_peft_model_state_dict
+
+            metadata = network.peft_config['default'].to_dict()
+            # The layers by name, so that what was left out needs no rule on the other side.
+            metadata |= {'target_modules': self.adapted_layers[name], 'exclude_modules': None}
+            # A second transformer is loaded from a file of its own, with load_into_transformer_2=True.
+            self.pipe.save_lora_weights(
+                Path(folder) if name == 'transformer' else Path(folder) / name,
+                transformer_lora_layers=get_peft_model_state_dict(network),
+                # Without it diffusers would take alpha to be the rank.
+                transformer_lora_adapter_metadata=metadata,
+            )
+
+
+def _joined(networks: dict[str, nn.Module]) -> nn.Module:
+    return networks['transformer'] if len(networks) == 1 else nn.ModuleDict(networks)
+
+
+def _freeze(module: nn.Module | None) -> nn.Module | None:
+    return None if module is None else module.eval().requires_grad_(False)
+
+
+def filled(x: Tensor, value: float) -> Tensor:
+    """``(N,)`` float32 on the device of ``x``, whose first axis is N: a timestep keeps its digits under bfloat16."""
+    return torch.full((len(x),), value, device=x.device, dtype=torch.float32)
+
+
+def _pair(resolution: int | tuple[int, int]) -> tuple[int, int]:
+    return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+
+
+def _size(resolution: int | tuple[int, int], multiple: int) -> tuple[int, int]:
+    height, width = _pair(resolution)
+    if height % multiple or width % multiple or min(height, width) < multiple:
+        fits = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        raise ValueError(
+            f'generator.resolution {height}x{width} does not fit the model: both sides must be '
+            f'multiples of {multiple}. '
+            f'The nearest that fits is {fits[0]}x{fits[1]}.'
+        )
+    return height, width
