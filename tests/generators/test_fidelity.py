@@ -67,3 +67,11 @@ def test_padding_of_a_text_is_masked_for_hunyuan_video(twin_folder):
     noise, sigmas = start(generator), generator.sigmas(2)
     torch.testing.assert_close(sample(generator, noise, sigmas), sample(longer, noise, sigmas), atol=1e-5, rtol=0)
     assert generator.prompt_template == TEMPLATE
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_shapes_of_encoded_texts_are_known_without_encoding(name, twin_folder):
+    generator = FAMILIES[name].build(twin_folder(FAMILIES[name].twin))
+    encoded = generator.encode_texts(PROMPTS)
+    assert {k: tuple(v.shape[1:]) for k, v in encoded.items()} == generator.text_shapes()
+    assert {k: v.is_floating_point() for k, v in encoded.items()} == {k: k != 'mask' for k in encoded}

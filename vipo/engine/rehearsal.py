@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from vipo.assets import resolve
 from vipo.engine.components import build_batch_plan, count_parameters
 from vipo.engine.scoring import RunStopped
+from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.pipeline import PipelineGenerator
+from vipo.generators.training import add_lora
 from vipo.registry import GENERATORS, STEP_SELECTORS, ConfigError
 from vipo.registry.lookup import component_class, components_of
 
@@ -160,21 +163,19 @@ def _table(cfg: Config, runner: Any, folder: Path) -> list[tuple[str, str]]:
 
 def _full_size(cfg: Config, cls: type) -> str:
     """What would be trained of the real model, read off its architecture."""
-    from vipo.generators.architectures import meta_transformer
-    from vipo.generators.training import add_lora, check_lora
-
-    name = cls.hub_models(cfg.generator)['pretrained'] if hasattr(cls, 'hub_models') else None
-    model = meta_transformer(name) if name is not None else None
-    if model is None:
-        return 'not known here: its architecture is in no table of this project'
+    if not issubclass(cls, PipelineGenerator):
+        return 'not known: the generator is none of this project'
+    name = cls.hub_models(cfg.generator)['pretrained']
+    if name not in ARCHITECTURES and not Path(resolve(name)).is_dir():
+        return f'not known: {name} is not on this machine and its architecture is in no table of this project'
+    real = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     lora = cfg.generator.get('lora')
-    if lora is None:
-        return f'{count_parameters(model)[1]:,} parameters of {name}, all trained'
-    layers = check_lora(model, lora, cls.lora_targets, cls.lora_exclude)
-    model.requires_grad_(False)
-    add_lora(model, default_targets=cls.lora_targets, default_exclude=cls.lora_exclude, **lora)
-    trained, total = count_parameters(model)
-    return f'{trained:,} of {total:,} parameters of {name} trained, adapters on {len(layers)} layers'
+    for network in real._networks.values() if lora is not None else ():
+        network.requires_grad_(False)
+        add_lora(network, default_targets=cls.lora_targets, default_exclude=cls.lora_exclude, **lora)
+    trained, total = count_parameters(real.denoiser)
+    layers = ', '.join(f'{len(names)} layers of {part}' for part, names in real.adapted_layers.items())
+    return f'{trained:,} of {total:,} parameters of {name}' + (f', adapters on {layers}' if layers else '')
 
 
 def describe_rehearsal(rows: list[tuple[str, str]], seconds: float) -> str:

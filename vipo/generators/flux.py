@@ -90,6 +90,10 @@ class FluxGenerator(PipelineGenerator):
         )
         return {'embeds': embeds, 'pooled': pooled}
 
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        width, pooled = self.config.joint_attention_dim, self.config.pooled_projection_dim
+        return {'embeds': (self.max_sequence_length, width), 'pooled': (pooled,)}
+
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.config.in_channels // 4, 1, self.height // self.factor, self.width // self.factor
 

@@ -90,6 +90,10 @@ class HunyuanVideoGenerator(VideoPipelineGenerator):
         )
         return {'embeds': embeds, 'pooled': pooled, 'mask': mask}
 
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        tokens, width = self.max_sequence_length, self.config.text_embed_dim
+        return {'embeds': (tokens, width), 'pooled': (self.config.pooled_projection_dim,), 'mask': (tokens,)}
+
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         return self._networks['transformer'](
             hidden_states=x,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vipo.diffusion.schedule import sigma_schedule
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
-from vipo.generators.source import PipelineSource
+from vipo.generators.source import PipelineSource, describe_source
 from vipo.generators.training import Trainable, check_lora
 from vipo.registry.build import torch_dtype
 
@@ -102,7 +102,8 @@ class PipelineGenerator(Generator):
         self.unconditional_gradient = unconditional_gradient
         self.decode_batch = decode_batch
         self._shift = shift
-        source = PipelineSource(pretrained, self.pipeline_class)
+        read = describe_source if init == 'meta' else PipelineSource
+        self.source = source = read(pretrained, self.pipeline_class)
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
         self.vae_config = source.skeleton('vae').config
@@ -116,13 +117,13 @@ class PipelineGenerator(Generator):
             options = (lora, self.lora_targets, self.lora_exclude)
             self.adapted_layers = {n: check_lora(skeleton, *options) for n, skeleton in skeletons.items()}
         if init == 'meta':
+            self._networks = skeletons
             self.denoiser = _joined(skeletons)
             return
         self._dtypes = {'default': self.compute_dtype, 'vae': self.vae_dtype or self.compute_dtype}
         self.cache = PromptCache(prompt_cache, self._encoding(source)) if prompt_cache is not None else None
         self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
         self.pipe.to(device)
-        self._source = source
         for name in ('vae', *self.text_encoders):
             _freeze(getattr(self.pipe, name))
         networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
@@ -183,6 +184,10 @@ class PipelineGenerator(Generator):
     @abstractmethod
     def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
         """What the transformer takes of N texts, named tensors whose first axis is N."""
+
+    @abstractmethod
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what :meth:`encode_texts` gives of one text; ``mask`` holds integers, everything else floats."""
 
     @abstractmethod
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
@@ -272,8 +277,8 @@ class PipelineGenerator(Generator):
 
     def load_text_encoders(self) -> None:
         """Bring the text encoders back to the denoiser's device."""
-        others = [n for n in self._source.index if n in ('vae', *self.transformers)]
-        loaded = self._source.load(self._dtypes, others)
+        others = [n for n in self.source.index if n in ('vae', *self.transformers)]
+        loaded = self.source.load(self._dtypes, others)
         for name in self.text_encoders:
             module = getattr(loaded, name)
             if module is not None:
@@ -290,8 +295,7 @@ class PipelineGenerator(Generator):
         texts = {k: v.to(network.dtype) if v.is_floating_point() else v for k, v in conditioning.tensors.items()}
         positive = {k: v for k, v in texts.items() if not k.startswith(_NEGATIVE)}
         negative = {k: texts[_NEGATIVE + k] for k in positive if scale > 1}
-        autocast = torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-        with autocast:
+        with torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             if not negative:
                 return self.predict(x, sigma, positive).float()
             if self.batched_guidance and self.unconditional_gradient:

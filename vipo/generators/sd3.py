@@ -80,6 +80,11 @@ class SD3Generator(PipelineGenerator):
         )
         return {'embeds': embeds, 'pooled': pooled}
 
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        # CLIP's 77 tokens stand before those of T5.
+        tokens = 77 + self.max_sequence_length
+        return {'embeds': (tokens, self.config.joint_attention_dim), 'pooled': (self.config.pooled_projection_dim,)}
+
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.config.in_channels, 1, self.height // self.factor, self.width // self.factor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +12,48 @@ import torch
 from torch import nn
 
 from vipo.assets import resolve
+from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.cache import fingerprint
 
 
-class PipelineSource:
-    """The config files of a diffusers folder or hub repository.
+class Source(ABC):
+    """The config files of a pipeline: a few kilobytes that say everything about sizes and names.
 
-    They are a few kilobytes, so everything that can be wrong about sizes and names is found before the weights are
-    touched.
+    What can be wrong about those is found from here, before gigabytes of weights are touched.
+
+    Args:
+        pretrained: for messages.
+        index: as in ``model_index.json``.
+        pipeline_class: the pipeline that it must be.
+
+    Raises:
+        ValueError: it is another pipeline.
+    """
+
+    def __init__(self, pretrained: str, index: dict[str, Any], pipeline_class: str) -> None:
+        self.index = index
+        found = index.get('_class_name')
+        if found != pipeline_class:
+            raise ValueError(
+                f'generator.pretrained {pretrained!r} holds a {found}, and this generator needs a {pipeline_class}'
+            )
+
+    def has(self, name: str) -> bool:
+        """Whether the pipeline has this component."""
+        return self.index.get(name, (None, None))[1] is not None
+
+    @property
+    @abstractmethod
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's options."""
+
+    @abstractmethod
+    def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
+        """The component without its weights; its ``config`` has the defaults filled in."""
+
+
+class PipelineSource(Source):
+    """A diffusers folder or hub repository.
 
     Args:
         pretrained: a diffusers folder, hub id or ``vipo://`` asset.
@@ -34,26 +69,15 @@ class PipelineSource:
 
         self.path = resolve(pretrained)
         self._class = getattr(diffusers, pipeline_class)
-        self.index: dict[str, Any] = self._class.load_config(self.path)
-        found = self.index.get('_class_name')
-        if found != pipeline_class:
-            raise ValueError(
-                f'generator.pretrained {pretrained!r} holds a {found}, and this generator needs a {pipeline_class}'
-            )
-
-    def has(self, name: str) -> bool:
-        """Whether the pipeline has this component."""
-        return self.index.get(name, (None, None))[1] is not None
+        super().__init__(pretrained, self._class.load_config(self.path), pipeline_class)
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        """The scheduler's options."""
         return self._component_class('scheduler').load_config(self.path, subfolder='scheduler')
 
-    def skeleton(self, name: str) -> nn.Module:
-        """The component without weights, on the meta device; its ``config`` has the defaults filled in."""
+    def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
         cls = self._component_class(name)
-        with torch.device('meta'):
+        with torch.device(device):
             return cls.from_config(cls.load_config(self.path, subfolder=name))
 
     def load(self, dtype: dict[str, torch.dtype], without: Iterable[str] = ()) -> Any:
@@ -75,3 +99,30 @@ class PipelineSource:
         import diffusers
 
         return getattr(diffusers, self.index[name][1])
+
+
+class PublishedSource(Source):
+    """A published model whose architecture this project knows; there is nothing to load.
+
+    Args:
+        pretrained: a key of :data:`vipo.generators.architectures.ARCHITECTURES`.
+        pipeline_class: see :class:`Source`.
+    """
+
+    def __init__(self, pretrained: str, pipeline_class: str) -> None:
+        self.architecture = ARCHITECTURES[pretrained]
+        super().__init__(pretrained, self.architecture.index, pipeline_class)
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        return self.architecture.scheduler
+
+    def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
+        return self.architecture.skeleton(name, device)
+
+
+def describe_source(pretrained: str, pipeline_class: str) -> Source:
+    """What is known without loading anything: published models from this project's table, others from their files."""
+    if pretrained in ARCHITECTURES and resolve(pretrained) == pretrained and not Path(pretrained).exists():
+        return PublishedSource(pretrained, pipeline_class)
+    return PipelineSource(pretrained, pipeline_class)

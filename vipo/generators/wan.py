@@ -84,6 +84,9 @@ class WanGenerator(VideoPipelineGenerator):
         )
         return {'embeds': embeds}
 
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {'embeds': (self.max_sequence_length, self.config.text_dim)}
+
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         timestep = filled(x, sigma * 1000)
         if self.index.get('expand_timesteps'):
