@@ -20,8 +20,8 @@ rollout = dict(
     share_initial_noise=True,
     antithetic=False,
 )
-# 8 prompts divide among 8 GPUs; groups of 12 are the paper's
-batch = dict(prompts_per_iteration=8, group_size=12, updates_per_iteration=2, micro_batch_size=1)
+# 16 prompts and 2 optimiser steps divide among 1, 2, 4 or 8 GPUs; groups of 12 are the paper's
+batch = dict(prompts_per_iteration=16, group_size=12, updates_per_iteration=2, micro_batch_size=1)
 train_dataloader = dict(
     # one prompt a line; put your own here
     dataset=dict(type='PromptDataset', file='vipo://prompts/scenes_train.txt'),

@@ -17,6 +17,8 @@ from vipo.rewards.open_clip_layout import load_clip
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
 
 _HUB = 'xswu/HPSv2'
+#: Of CLIP ViT-H/14.
+_PARAMETERS = 986_000_000
 _FILES = {'v2.0': 'HPS_v2_compressed.pt', 'v2.1': 'HPS_v2.1_compressed.pt'}
 
 
@@ -61,6 +63,12 @@ class HPSReward(Reward):
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
         """What a config with these options loads, see :mod:`vipo.engine.hub`."""
         return {'checkpoint': _HUB} if options.get('checkpoint') is None else {}
+
+    @classmethod
+    def model_bytes(cls, options: dict[str, Any]) -> int | None:
+        """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
+        width = torch_dtype(options.get('dtype', 'float32')).itemsize
+        return None if options.get('checkpoint') else _PARAMETERS * width
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from vipo.registry import BACKBONES
 from vipo.registry.build import torch_dtype
 from vipo.structurers.backbones.base import Backbone, Features
 
+#: Millions of parameters (Oquab et al. 2023, arXiv 2304.07193).
+_MILLIONS = {'small': 22, 'base': 87, 'large': 304, 'giant': 1137}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -63,6 +65,14 @@ class DINOv2Backbone(Backbone):
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
         """What a config with these options loads, see :mod:`vipo.engine.hub`."""
         return {'pretrained': options.get('pretrained', signature(cls).parameters['pretrained'].default)}
+
+    @classmethod
+    def model_bytes(cls, options: dict[str, Any]) -> int | None:
+        """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
+        name = cls.hub_models(options)['pretrained']
+        millions = next((m for size, m in _MILLIONS.items() if name.startswith(f'facebook/dinov2-{size}')), None)
+        width = torch_dtype(options.get('dtype', 'float32')).itemsize
+        return None if millions is None else millions * 10**6 * width
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""What is counted on tensors without contents is what the same model takes with contents."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.engine.conftest import ROOT
+from tests.generators.families import FAMILIES, start
+from tools import plan as command
+from vipo.engine.config import override, read_config
+from vipo.engine.measure import PeakMemory, measure_pass
+from vipo.engine.plan import adapter_parameters, find_remedy, make_plan
+from vipo.generators.twins import save_twin
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp('plan')
+    return lambda name: save_twin(name, root / name)
+
+
+def test_peak_memory_by_hand():
+    with torch.no_grad(), PeakMemory() as memory:
+        x = torch.zeros(1000, 1000)  # 4 MB
+        y = x * 2  # 8 MB
+        del x  # 4 MB
+        z = y.view(-1) + 1  # 8 MB; the view is no memory of its own
+        w = torch.cat([y.view(-1), z])  # 16 MB
+        del y, z
+        w.add_(1)
+    assert memory.peak == 16_000_000
+    assert memory.now == 8_000_000
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_pass_of_a_twin_is_counted_as_it_runs(name, folder):
+    """Operations and saved bytes of real weights and real tensors, counted by hooks of the test's own."""
+    family = FAMILIES[name]
+    real = family.build(folder(family.twin), **family.guided)
+    saved: dict[int, int] = {}
+    kept = []
+    weights = {p.data_ptr() for p in real.denoiser.parameters()}
+
+    def pack(t):
+        kept.append(t)
+        if t.untyped_storage().data_ptr() not in weights:
+            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    noise, conditioning = start(real), real.encode(['a', 'b'])
+    with FlopCounterMode(display=False) as flops, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        v = real.velocity(noise, 0.95, conditioning)
+        forward = flops.get_total_flops()
+        v.square().mean().backward()
+    empty = family.build(folder(family.twin), **family.guided, init='meta')
+    cost = measure_pass(empty, 2, None)
+    assert cost.forward_flops == forward
+    assert cost.backward_flops == flops.get_total_flops() - forward
+    assert cost.saved == pytest.approx(sum(saved.values()), rel=0.05)
+    assert 0 < cost.saved_checkpointed < cost.saved
+    assert 0 < cost.forward_peak < cost.saved
+    assert cost.decode_peak > 0
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_adapters_are_counted_without_making_them(name, folder):
+    family = FAMILIES[name]
+    lora = {'rank': 4}
+    real = family.build(folder(family.twin), lora=lora)
+    empty = family.build(folder(family.twin), lora=lora, init='meta')
+    assert adapter_parameters(empty, lora) == sum(p.numel() for p in real.trainable_parameters())
+
+
+def twin_config(folder, **options) -> Config:
+    """The main job on the twin of Stable Diffusion 3.5, whose window always begins at step 2."""
+    cfg = read_config(ROOT / 'configs' / 'vipo_tiny_sd3.py')
+    window = {'rollout.selector.first': 2, 'rollout.selector.last': 3}
+    override(cfg, {'generator.pretrained': folder('sd3'), **window, **options})
+    return cfg
+
+
+def test_plan_by_hand(folder):
+    cfg = twin_config(folder)
+    plan = make_plan(cfg, gpus=2)
+    # 12 prompts of 12 samples on two GPUs; 6 steps, of which 2 are common to a group and 2 are trained.
+    assert plan.counts == {
+        'samples': 72,
+        'forward passes in rollout': 72 * 4 + 6 * 2,
+        'forward and backward passes in update': 72 * 2,
+        'forward passes of the reference': 0,
+    }
+    family = FAMILIES['sd3']
+    parameters = sum(p.numel() for p in family.build(folder('sd3')).denoiser.parameters())
+    update = plan.phases['update']
+    assert update['weights'] == update['gradients'] == update['EMA'] == update['DDP buckets'] == 4 * parameters
+    assert update['Adam'] == 8 * parameters
+    # The sample, and two states of two trained transitions, float32, 16 x 8 x 8 latents.
+    assert update['kept latents'] == 72 * 5 * 4 * 16 * 8 * 8
+    assert plan.phases['decode, reward, map']['pixels'] == 72 * 3 * 64 * 64 * 4
+    sharded = make_plan(cfg, gpus=2, strategy='fsdp2').phases['update']
+    assert sharded['weights'] == sharded['gradients'] == 2 * parameters
+    assert sharded['DDP buckets'] == 0
+    override(cfg, {'loss.kl_weight': 0.1})
+    assert make_plan(cfg, gpus=2).counts['forward passes of the reference'] == 72 * 2
+    override(cfg, {'generator.gradient_checkpointing': True})
+    assert make_plan(cfg, gpus=2).phases['update']['activations'] < update['activations']
+
+
+def test_remedy_is_the_smallest_that_fits(folder):
+    cfg = twin_config(folder)
+    full = make_plan(cfg, gpus=1)
+    wanted = 'batch.micro_batch_size=1 and generator.gradient_checkpointing=True'
+    assert find_remedy(cfg, 1, full.peak - 1, 'ddp') == wanted
+    assert find_remedy(cfg, 1, 1, 'ddp') is None
+
+
+@pytest.mark.slow
+def test_command_on_the_flagship(tmp_path, capsys):
+    """12 billion weights with float32 masters are 48 GB, their Adam moments 95 GB."""
+    config = str(ROOT / 'configs' / 'vipo_flux_hps.py')
+    assert command.main([config, '--gpus', '8', '--gpu-memory', '80', '--json', str(tmp_path / 'plan.json')]) == 0
+    said = capsys.readouterr().out
+    assert 'does NOT fit in 80 GB' in said
+    assert '47.61' in said
+    assert '95.21' in said
+    assert 'it would fit with generator.lora.rank=64' in said
+    assert (tmp_path / 'plan.json').exists()

@@ -1,0 +1,200 @@
+"""What a config will take per GPU, before a GPU is rented."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from vipo.engine.batch import BatchPlan
+from vipo.engine.components import count_parameters
+from vipo.engine.measure import PassCost, measure_pass
+from vipo.generators.pipeline import PipelineGenerator
+from vipo.registry import GENERATORS, LOSSES, STEP_SELECTORS, ConfigError
+from vipo.registry.build import check_options
+from vipo.registry.lookup import component_class, components_of
+
+STRATEGIES = ('ddp', 'fsdp2')
+#: Bytes per trained parameter: float32 master, gradient, two moments of AdamW.
+_MASTER, _GRADIENT, _ADAM = 4, 4, 8
+#: What allocator, CUDA context and communication buffers take beside tensors.
+_OVERHEAD = 2 * 2**30
+
+
+@dataclass
+class Plan:
+    """What an iteration takes on one GPU.
+
+    Attributes:
+        phases: phase -> part -> bytes.
+        counts: passes of the denoiser and samples, of one iteration on one GPU.
+        flops: of one iteration on one GPU.
+        notes: what was not counted.
+    """
+
+    phases: dict[str, dict[str, int]]
+    counts: dict[str, int]
+    flops: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment, with an allowance for what is no tensor."""
+        return max(sum(parts.values()) for parts in self.phases.values()) + _OVERHEAD
+
+
+def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | None = None) -> Plan:
+    """Plan a config.
+
+    Args:
+        gpus: processes, one GPU each.
+        strategy: one of :data:`STRATEGIES`; ``'fsdp2'`` shards weights, gradients and optimiser over the GPUs.
+        cost: measured before, where only options change that it does not depend on.
+
+    Raises:
+        ConfigError: the config is wrong, or its generator is none over a diffusers pipeline.
+    """
+    cls = component_class(cfg.generator.get('type'))
+    if not (isinstance(cls, type) and issubclass(cls, PipelineGenerator)):
+        raise ConfigError('a plan needs a generator over a diffusers pipeline')
+    batch_options = {**cfg.batch, 'world_size': gpus}
+    check_options(BatchPlan, batch_options, 'batch', internal=['world_size'])
+    batch = BatchPlan(**batch_options)
+    generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
+    lora = cfg.generator.get('lora')
+    if cost is None:
+        cost = measure_pass(generator, batch.micro_batch_size, lora)
+    total = count_parameters(generator.denoiser)[1]
+    trained = total if lora is None else adapter_parameters(generator, lora)
+    steps, prefix, chosen = _steps(cfg)
+    loss = LOSSES.build(dict(cfg.loss), at='loss')
+    shards = gpus if strategy == 'fsdp2' else 1
+    item = generator.compute_dtype.itemsize
+    resident = {
+        'weights': (trained * _MASTER + (0 if lora is None else total * item)) // shards,
+        'Adam': trained * _ADAM // shards,
+        'EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
+        'reference copy': total * _MASTER if lora is None and cfg.generator.get('keep_reference') else 0,
+        **_frozen(cfg, generator),
+    }
+    latent = batch.samples * 4 * torch.Size(generator.latent_shape()).numel()
+    gathered = 2 * cost.largest_block * item if shards > 1 else 0
+    # A whole copy of trained float32 weights in the precision of autocast; sharded, only the block at work has one.
+    copies = trained * item if item < _MASTER else 0
+    whole_copies = copies if shards == 1 else 0
+    forward_peak = max(cost.forward_peak - (copies if lora is None else 0), 0)
+    kept = latent * (1 + 2 * chosen)
+    frames = generator.num_frames if hasattr(generator, 'num_frames') else 1
+    pixels = batch.samples * 3 * 4 * frames * generator.height * generator.width
+    activations = cost.saved_checkpointed if cfg.generator.get('gradient_checkpointing') else cost.saved
+    phases = {
+        'rollout': {'kept latents': kept, 'activations': forward_peak, 'autocast copies': whole_copies},
+        'decode, reward, map': {'kept latents': kept, 'pixels': pixels, 'decoding': cost.decode_peak},
+        'update': {
+            'kept latents': kept,
+            'gradients': trained * _GRADIENT // shards,
+            'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
+            'activations': activations,
+            'autocast copies': whole_copies,
+        },
+    }
+    for parts in phases.values():
+        parts['gathered blocks'] = gathered
+    branches = 2 if generator.guided and not generator.batched_guidance else 1
+    groups = batch.samples // batch.group_size
+    shared = cfg.rollout.get('share_initial_noise', False)
+    per_sample = steps - prefix if shared else steps
+    forward = (per_sample * batch.samples + (prefix * groups if shared else 0)) * branches
+    replays = chosen * batch.samples * branches
+    references = replays if getattr(loss, 'needs_reference', False) else 0
+    again = replays if cfg.generator.get('gradient_checkpointing') else 0
+    # Flops are measured of a whole micro-batch with both branches.
+    one = cost.forward_flops // batch.micro_batch_size // branches
+    back = cost.backward_flops // batch.micro_batch_size // branches
+    return Plan(
+        phases={name: {**resident, **parts} for name, parts in phases.items()},
+        counts={
+            'samples': batch.samples,
+            'forward passes in rollout': forward,
+            'forward and backward passes in update': replays,
+            'forward passes of the reference': references,
+        },
+        flops=(forward + replays + references + again) * one + replays * back,
+        notes=_notes(cfg),
+    )
+
+
+def adapter_parameters(generator: PipelineGenerator, lora: dict[str, Any]) -> int:
+    """Parameters of the adapters: rank times inputs and outputs of each adapted layer."""
+    rank = lora.get('rank', 32)
+    count = 0
+    for part, names in generator.adapted_layers.items():
+        layers = dict(generator._networks[part].named_modules())
+        count += sum(rank * (layers[n].in_features + layers[n].out_features) for n in names)
+    return count
+
+
+def _steps(cfg: Config) -> tuple[int, int, int]:
+    """Denoising steps, those before the first stochastic one on average, and trained ones."""
+    selector = STEP_SELECTORS.build(dict(cfg.rollout.selector), at='rollout.selector')
+    plans = [selector(cfg.rollout.num_steps, seed=0, iteration=i) for i in range(64)]
+    prefix = round(sum(min(p.stochastic) for p in plans) / len(plans))
+    return cfg.rollout.num_steps, prefix, max(len(p.trained) for p in plans)
+
+
+def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
+    """Autoencoder, text encoders, rewards and backbone."""
+    vae = count_parameters(generator.source.skeleton('vae'))[1]
+    parts = {'autoencoder': vae * (generator.vae_dtype or generator.compute_dtype).itemsize}
+    encoders = getattr(generator.source, 'architecture', None)
+    if encoders is not None and cfg.generator.get('prompt_cache') is None:
+        parts['text encoders'] = sum(encoders.text_encoders.values()) * 10**6 * generator.compute_dtype.itemsize
+    for _, section in components_of(cfg):
+        cls = component_class(section.get('type'))
+        if hasattr(cls, 'model_bytes'):
+            name = 'map' if 'Backbone' in cls.__name__ else 'rewards'
+            size = cls.model_bytes({k: v for k, v in section.items() if k != 'type'})
+            parts[name] = parts.get(name, 0) + (size or 0)
+    return parts
+
+
+def _notes(cfg: Config) -> list[str]:
+    notes = []
+    for key, section in components_of(cfg):
+        cls = component_class(section.get('type'))
+        if hasattr(cls, 'hub_models') and not issubclass(cls, PipelineGenerator):
+            options = {k: v for k, v in section.items() if k != 'type'}
+            if not hasattr(cls, 'model_bytes') or cls.model_bytes(options) is None:
+                notes.append(f'the model of {key} is not counted')
+    return notes
+
+
+#: What may be changed so that a plan fits, from the cheapest: (text, options, strategy or None for the same).
+REMEDIES: list[tuple[str, dict[str, Any], str | None]] = [
+    ('generator.gradient_checkpointing=True', {'gradient_checkpointing': True}, None),
+    ('generator.prompt_cache=FOLDER', {'prompt_cache': 'prompts'}, None),
+    ('generator.lora.rank=64 in place of all weights', {'lora': {'rank': 64}}, None),
+    ('sharding by FSDP2', {}, 'fsdp2'),
+]
+
+
+def find_remedy(cfg: Config, gpus: int, memory: float, strategy: str) -> str | None:
+    """The first of :data:`REMEDIES`, or the first of them together, with which the plan fits into ``memory`` bytes."""
+    trials: list[tuple[list[str], dict[str, Any], str]] = []
+    together: tuple[list[str], dict[str, Any], str] = ([], {}, strategy)
+    for text, options, other in REMEDIES:
+        if options and all(cfg.generator.get(k) for k in options):
+            continue
+        trials.append(([text], options, other or strategy))
+        together = ([*together[0], text], {**together[1], **options}, other or together[2])
+        trials.append(together)
+    for texts, options, chosen in sorted(trials, key=lambda trial: len(trial[0])):
+        changed = deepcopy(cfg)
+        changed.batch.micro_batch_size = 1
+        changed.generator.update(ConfigDict(options))
+        if make_plan(changed, gpus, chosen).peak <= memory:
+            return ' and '.join(['batch.micro_batch_size=1'] * (cfg.batch.micro_batch_size > 1) + texts)
+    return None
