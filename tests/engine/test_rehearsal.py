@@ -43,6 +43,40 @@ def test_full_size_is_counted_without_weights(tmp_path, capsys):
     assert '15 layers of transformer' in said
 
 
+def brightness(pixels, prompts, metadata):
+    """A reward of somebody's own, over all frames of a clip."""
+    assert pixels.shape[2] == 5
+    return pixels.mean((1, 2, 3, 4)).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('family', 'pretrained'),
+    [
+        ('WanGenerator', 'Wan-AI/Wan2.1-T2V-14B-Diffusers'),
+        ('WanGenerator', 'Wan-AI/Wan2.2-T2V-A14B-Diffusers'),
+        ('WanGenerator', 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'),
+        ('HunyuanVideoGenerator', 'hunyuanvideo-community/HunyuanVideo'),
+    ],
+)
+def test_own_config_of_a_video_model_is_rehearsed(family, pretrained, tmp_path, capsys):
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        f"""_base_ = ['{ROOT}/configs/vipo_wan_image_hps.py']
+generator = dict(
+    _delete_=True, type='{family}', pretrained='{pretrained}', resolution=(480, 832), num_frames=49,
+    lora=dict(rank=8), gradient_checkpointing=True,
+)
+reward = dict(_delete_=True, type='FunctionReward', function='{__name__}.brightness')
+"""
+    )
+    assert main([str(config), '--rehearse', '--work-dir', str(tmp_path / 'out')]) == 0
+    said = capsys.readouterr().out
+    assert f'parameters of {pretrained}, adapters on' in said
+    assert ', 2, ' in said, 'two latent frames'
+    assert list((tmp_path / 'out' / 'export').rglob('pytorch_lora_weights.safetensors'))
+
+
 @pytest.mark.parametrize(
     ('name', 'options', 'words'),
     [

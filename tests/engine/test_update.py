@@ -219,3 +219,23 @@ def test_values_of_ranks_are_averaged_but_deviations_are_not(monkeypatch):
     monkeypatch.setattr(parallel, 'get_world_size', lambda: 2)
     monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, {'loss': 4.0, 'ratio_deviation': 0.5}])
     assert parallel.over_ranks({'loss': 2.0, 'ratio_deviation': 0.1}) == {'loss': 3.0, 'ratio_deviation': 0.5}
+
+
+def test_offloaded_parts_are_on_the_device_while_they_work_and_no_longer(tmp_path, monkeypatch):
+    """The same result, and of each part the moves there and back around every use."""
+    options = {'evaluation': None, 'train_cfg__max_iters': 1}
+    plain = run(small_config(tmp_path / 'plain', **options))
+    runner = build_runner(small_config(tmp_path / 'off', offload=['autoencoder', 'reward', 'map'], **options))
+    c, events = runner.components, []
+    c.device = torch.device('cpu', 0)  # where a GPU would be
+    watched = {'autoencoder': c.generator.autoencoder, 'reward': c.reward, 'map': c.structurer}
+    for name, part in watched.items():
+        monkeypatch.setattr(part, 'to', lambda where, name=name: events.append((name, type(where).__name__)))
+    runner.train()
+    # A device comes from the components, the word 'cpu' from sending away.
+    there_and_back = [(name, kind) for name in watched for kind in ('device', 'str')]
+    assert events == there_and_back
+    ours, theirs = weights(runner), weights(plain)
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    with pytest.raises(ConfigError, match=r"no part 'autoencodr'.*'autoencoder'"):
+        build_runner(small_config(tmp_path / 'wrong', offload=['autoencodr'], **options))

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tests.generators.families import FAMILIES, sample, start
+from vipo.diffusion import FlowKernel
 from vipo.engine.policy import Policy
+from vipo.losses import PolicyLoss
 from vipo.registry import GENERATORS, ConfigError
 
 #: Linear layers that the default targets match on the twin, counted by hand from the architecture.
@@ -94,6 +96,39 @@ def test_reference_is_the_model_before_training(name, lora, twin_folder):
 
 
 @pytest.mark.parametrize('name', FAMILIES)
+def test_micro_batches_change_memory_and_not_the_gradient(name, twin_folder):
+    """Four samples in one piece, in two and in four: the same loss of a replayed step, the same gradient."""
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin), **family.guided)
+    conditioning = generator.encode(['a', 'b', 'a cat', 'dogs'])
+    noise, advantage = start(generator, count=4), torch.tensor([1.0, -0.5, 2.0, -1.5])
+    kernel, loss = FlowKernel(0.7), PolicyLoss()
+    sigmas = generator.sigmas(4)
+    now, then = sigmas[1].item(), sigmas[2].item()
+    with torch.no_grad():
+        v = generator.velocity(noise, now, conditioning)
+        sampled = kernel.step(noise, v, now, then, noise=start(generator, 1, 4))
+    results = []
+    for size in (4, 2, 1):
+        for parameter in generator.trainable_parameters():
+            parameter.grad = None
+        total = 0.0
+        for i in range(0, 4, size):
+            part = slice(i, i + size)
+            v = generator.velocity(noise[part], now, conditioning[part])
+            log_prob = kernel.step(noise[part], v, now, then, x_next=sampled.x_next[part]).log_prob
+            value, _ = loss(log_prob, sampled.log_prob[part], advantage[part])
+            (value * size / 4).backward()
+            total += value.item() * size / 4
+        gradient = [p.grad.flatten() for p in generator.trainable_parameters() if p.grad is not None]
+        results.append((total, torch.cat(gradient)))
+    for total, gradient in results[1:]:
+        assert total == pytest.approx(results[0][0], abs=1e-5)
+        torch.testing.assert_close(gradient, results[0][1], atol=1e-5, rtol=1e-4)
+    assert results[0][1].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize('name', FAMILIES)
 def test_checkpointing_and_branches_of_the_gradient(name, twin_folder):
     """Checkpointing changes memory alone; a branch without gradient changes the gradient and not the velocity."""
     family = FAMILIES[name]
@@ -128,6 +163,9 @@ def test_bfloat16_trains_float32_weights(name, lora, twin_folder):
     trained = [p for p in generator.trainable_parameters() if p.grad is not None]
     assert trained
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+    if lora is None:
+        pairs = zip(generator.denoiser.parameters(), exact.denoiser.parameters(), strict=True)
+        assert all(torch.equal(p, q) for p, q in pairs), 'the checkpoint was rounded on its way'
     assert generator.decode(noise).isfinite().all()
 
 

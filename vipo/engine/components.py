@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
 from vipo.generators.base import Generator
 from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
-from vipo.registry.build import check_options
+from vipo.registry.build import check_options, closest
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
 
@@ -81,9 +82,17 @@ class EvaluationOptions:
         self.records = read_prompts(self.prompts)[: self.num_prompts]
 
 
+#: Frozen parts that can wait in main memory while others work.
+OFFLOADABLE = ('autoencoder', 'reward', 'eval_rewards', 'map')
+
+
 @dataclass
 class Components:
-    """Everything that the loop uses, under the name that it has in the config."""
+    """Everything that the loop uses, under the name that it has in the config.
+
+    Attributes:
+        offload: names of :data:`OFFLOADABLE` that are on the device only while they work.
+    """
 
     generator: Generator
     policy: Policy
@@ -96,14 +105,36 @@ class Components:
     batch: BatchPlan
     evaluation: EvaluationOptions | None
     ema: TrainableEMA | None
+    offload: tuple[str, ...] = ()
+    device: torch.device | str = 'cpu'
 
     def to(self, device: torch.device | str) -> Components:
         """Move what is frozen; the runner moves the policy."""
-        movable: Iterable[Any] = (self.generator, self.reward, *self.eval_rewards.values(), self.structurer)
-        for part in movable:
-            if hasattr(part, 'to'):
-                part.to(device)
+        self.device = device
+        _move((self.generator, self.reward, *self.eval_rewards.values(), self.structurer), device)
+        for name in self.offload:
+            _move(self._parts(name), 'cpu')
         return self
+
+    @contextmanager
+    def working(self, *names: str) -> Iterator[None]:
+        """Within this context these parts are on the device; those of :attr:`offload` leave it afterwards."""
+        moved = [self._parts(name) for name in names if name in self.offload]
+        for parts in moved:
+            _move(parts, self.device)
+        try:
+            yield
+        finally:
+            for parts in moved:
+                _move(parts, 'cpu')
+
+    def _parts(self, name: str) -> tuple[Any, ...]:
+        return {
+            'autoencoder': (self.generator.autoencoder,),
+            'reward': (self.reward,),
+            'eval_rewards': tuple(self.eval_rewards.values()),
+            'map': (self.structurer,),
+        }[name]
 
     @property
     def judges(self) -> dict[str, Reward]:
@@ -131,6 +162,7 @@ def build_components(cfg: Config) -> Components:
         )
     options.selector(options.num_steps, seed=0, iteration=0)
     evaluation = _build(EvaluationOptions, 'evaluation', dict(cfg.evaluation)) if cfg.get('evaluation') else None
+    offload = _check_offload(cfg.get('offload') or ())
     if 'file' in cfg.train_dataloader.dataset:
         read_prompts(cfg.train_dataloader.dataset.file)
     advantage = dict(cfg.get('advantage') or {})
@@ -170,7 +202,23 @@ def build_components(cfg: Config) -> Components:
         batch=batch,
         evaluation=evaluation,
         ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
+        offload=offload,
     )
+
+
+def _check_offload(names: Iterable[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in OFFLOADABLE:
+            raise ConfigError(
+                f'offload: there is no part {name!r}.{closest(name, OFFLOADABLE)} Known: {", ".join(OFFLOADABLE)}'
+            )
+    return tuple(names)
+
+
+def _move(parts: Iterable[Any], device: torch.device | str) -> None:
+    for part in parts:
+        if hasattr(part, 'to'):
+            part.to(device)
 
 
 def build_batch_plan(cfg: Config) -> BatchPlan:

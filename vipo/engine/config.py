@@ -23,6 +23,7 @@ KNOWN_KEYS = frozenset(
         'batch',
         'evaluation',
         'ema',
+        'offload',
         'train_dataloader',
         'train_cfg',
         'optim_wrapper',

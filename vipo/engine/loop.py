@@ -161,7 +161,7 @@ class PolicyLoop(IterBasedTrainLoop):
     def decode(self, samples: Samples) -> None:
         """Latents to pixels."""
         c = self.components
-        with self.clock.phase('decode', c.batch.samples):
+        with self.clock.phase('decode', c.batch.samples), c.working('autoencoder'):
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):
                 parts.append(c.generator.decode(samples.trajectory.latents[piece]))
@@ -171,7 +171,7 @@ class PolicyLoop(IterBasedTrainLoop):
     def reward(self, samples: Samples) -> None:
         """Judge the pixels, and compare each sample with its group, wherever the group's samples are."""
         c = self.components
-        with self.clock.phase('reward'):
+        with self.clock.phase('reward'), c.working('reward'):
             samples.reward = score(c.reward, 'reward', samples.pixels, samples.prompts, samples.metadata)
             rewards, valid = gather(samples.reward.scores.cpu()), gather(samples.reward.valid.cpu())
             check_valid(valid, self.max_invalid_fraction)
@@ -187,7 +187,7 @@ class PolicyLoop(IterBasedTrainLoop):
         counts = getattr(c.structurer, 'counts', None)  # a structurer of somebody else's may have none
         if counts is not None:
             counts.clear()
-        with self.clock.phase('map', c.batch.samples):
+        with self.clock.phase('map', c.batch.samples), c.working('map'):
             grid = tuple(samples.trajectory.latents.shape[2:])
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):

@@ -24,6 +24,10 @@ _MASTER, _GRADIENT, _ADAM = 4, 4, 8
 _OVERHEAD = 2 * 2**30
 
 
+#: Part of the config's ``offload`` -> part of a plan.
+_OFFLOADED = {'autoencoder': 'autoencoder', 'reward': 'rewards', 'map': 'map'}
+
+
 @dataclass
 class Plan:
     """What an iteration takes on one GPU.
@@ -114,8 +118,13 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     # Flops are measured of a whole micro-batch with both branches.
     one = cost.forward_flops // batch.micro_batch_size // branches
     back = cost.backward_flops // batch.micro_batch_size // branches
+    away = {_OFFLOADED[name]: 0 for name in cfg.get('offload') or () if name in _OFFLOADED}
     return Plan(
-        phases={name: {**resident, **parts} for name, parts in phases.items()},
+        phases={
+            # What is offloaded comes for its own phase alone; at worst all of it at once.
+            name: {**resident, **({} if name.startswith('decode') else away), **parts}
+            for name, parts in phases.items()
+        },
         counts={
             'samples': batch.samples,
             'forward passes in rollout': forward,

@@ -105,6 +105,11 @@ class Generator(ABC):
         """Whether :meth:`reference` can be entered, which a KL term needs."""
         return True
 
+    @property
+    def autoencoder(self) -> nn.Module | None:
+        """What :meth:`decode` runs, where it can be moved on its own."""
+        return None
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters with ``requires_grad``."""
         return [p for p in self.denoiser.parameters() if p.requires_grad]

@@ -97,6 +97,9 @@ class FluxGenerator(PipelineGenerator):
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.config.in_channels // 4, 1, self.height // self.factor, self.width // self.factor
 
+    def pipeline_arguments(self) -> dict[str, Any]:
+        return {**super().pipeline_arguments(), 'true_cfg_scale': self.true_cfg_scale}
+
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         *_, height, width = x.shape
         v = self._networks['transformer'](

@@ -94,6 +94,10 @@ class HunyuanVideoGenerator(VideoPipelineGenerator):
         tokens, width = self.max_sequence_length, self.config.text_embed_dim
         return {'embeds': (tokens, width), 'pooled': (self.config.pooled_projection_dim,), 'mask': (tokens,)}
 
+    def pipeline_arguments(self) -> dict[str, Any]:
+        template = {} if self.prompt_template is None else {'prompt_template': self.prompt_template}
+        return {**super().pipeline_arguments(), 'true_cfg_scale': self.true_cfg_scale, **template}
+
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         return self._networks['transformer'](
             hidden_states=x,

@@ -121,6 +121,8 @@ class PipelineGenerator(Generator):
             self.denoiser = _joined(skeletons)
             return
         self._dtypes = {'default': self.compute_dtype, 'vae': self.vae_dtype or self.compute_dtype}
+        if lora is None:  # what is trained keeps every digit of the checkpoint
+            self._dtypes |= dict.fromkeys(skeletons, torch.float32)
         self.cache = PromptCache(prompt_cache, self._encoding(source)) if prompt_cache is not None else None
         self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
         self.pipe.to(device)
@@ -197,6 +199,15 @@ class PipelineGenerator(Generator):
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents ``(N, C, T, H, W)`` -> what the autoencoder decodes."""
 
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """What diffusers' pipeline is called with, beside the prompts, to sample as this generator does."""
+        return {
+            'height': self.height,
+            'width': self.width,
+            'guidance_scale': self.guidance_scale,
+            'max_sequence_length': self.max_sequence_length,
+        }
+
     def check(self) -> None:
         """Refuse sizes that the model cannot represent; called before weights are loaded."""
 
@@ -213,6 +224,10 @@ class PipelineGenerator(Generator):
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
+
+    @property
+    def autoencoder(self) -> nn.Module:
+        return self.pipe.vae
 
     def to(self, device: torch.device | str) -> PipelineGenerator:
         self.pipe.to(device)
@@ -311,7 +326,7 @@ class PipelineGenerator(Generator):
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae
         z = self.unscale(latents.to(vae.device, vae.dtype))
-        pixels = torch.cat([self.decode_part(part) for part in z.split(self.decode_batch)])
+        pixels = torch.cat([self.decode_part(part) for part in z.split(self.decode_batch)]).to(latents.device)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def decode_part(self, z: Tensor) -> Tensor:

@@ -38,12 +38,16 @@ class VideoPipelineGenerator(PipelineGenerator):
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
         # Two latent frames: the first alone, and one block.
-        return {**super().rehearsal(options, folder), 'num_frames': 5}
+        frames = min(5, options.get('num_frames', 5))
+        return {**super().rehearsal(options, folder), 'num_frames': frames}
 
     @property
     @abstractmethod
     def factors(self) -> tuple[int, int]:
         """Pixel frames and pixels per latent position, in time and in space."""
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        return {**super().pipeline_arguments(), 'num_frames': self.num_frames}
 
     def check(self) -> None:
         time, _ = self.factors

@@ -87,6 +87,10 @@ class WanGenerator(VideoPipelineGenerator):
     def text_shapes(self) -> dict[str, tuple[int, ...]]:
         return {'embeds': (self.max_sequence_length, self.config.text_dim)}
 
+    def pipeline_arguments(self) -> dict[str, Any]:
+        second = self.low_noise_guidance_scale if self.index.get('boundary_ratio') else None
+        return {**super().pipeline_arguments(), 'guidance_scale_2': second}
+
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         timestep = filled(x, sigma * 1000)
         if self.index.get('expand_timesteps'):

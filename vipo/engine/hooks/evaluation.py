@@ -77,7 +77,8 @@ class EvaluationHook(Hook):
     def run(self, runner: Runner, done: int) -> Evaluation:
         """Evaluate the policy as it is after ``done`` iterations."""
         c = runner.components
-        with c.ema.applied() if c.ema is not None else nullcontext():
+        averaged = c.ema.applied() if c.ema is not None else nullcontext()
+        with averaged, c.working('autoencoder', 'reward', 'eval_rewards'):
             result = evaluate(
                 c.generator,
                 c.policy,

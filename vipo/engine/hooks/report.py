@@ -108,7 +108,8 @@ class ReportHook(Hook):
         c = runner.components
         if c.structurer is not None:
             pictures = after.pixels[: min(12, self.gallery)]
-            maps = c.structurer(to_pixels(pictures).to(c.generator.device), c.generator.latent_shape()[1:])
+            with c.working('map'):
+                maps = c.structurer(to_pixels(pictures).to(c.generator.device), c.generator.latent_shape()[1:])
             target = folder / 'maps.png'
             map_overlays(after.prompts[: len(pictures)], pictures, maps, target, title, columns=3)
             written.append(target.name)
