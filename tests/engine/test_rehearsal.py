@@ -7,7 +7,10 @@ import torch
 
 from tests.engine.conftest import ROOT
 from tools.train import load_config, main, parse_args
-from vipo.engine.rehearsal import rehearsed
+from vipo.engine.rehearsal import check_export, rehearsed
+from vipo.engine.scoring import RunStopped
+from vipo.generators import FluxGenerator
+from vipo.generators.twins import save_twin
 from vipo.registry import ConfigError
 
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
@@ -26,13 +29,28 @@ def test_there_are_configs():
 def test_shipped_config_is_rehearsed(name, tmp_path, capsys):
     assert main([path(name), '--rehearse', '--work-dir', str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for words in ('rehearsed in', 'at full size', 'the same weights, bit for bit', 'first ratios were 1'):
+    expected = ('at full size', 'the same weights, bit for bit', 'first ratios were 1', 'the same velocity within')
+    for words in ('rehearsed in', *expected):
         assert words in said
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['iterations'] == 2
     first, last = (torch.load(tmp_path / 'run' / f'iter_{i}.pth', weights_only=True)['state_dict'] for i in (1, 2))
     assert any(not torch.equal(first[k], last[k]) for k in first), 'the second iteration moved nothing'
     assert list((tmp_path / 'export').rglob('*.safetensors'))
+
+
+def test_export_that_is_not_what_was_trained_is_noticed(tmp_path):
+    folder = save_twin('flux', tmp_path / 'twin')
+    generator = FluxGenerator(folder, resolution=32, max_sequence_length=16, lora={'rank': 4})
+    with torch.no_grad():
+        for parameter in generator.trainable_parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    generator.save_pretrained(tmp_path / 'good')
+    assert check_export(generator, tmp_path / 'good') < 1e-4
+    with torch.no_grad():
+        generator.trainable_parameters()[1].add_(0.1)
+    with pytest.raises(RunStopped, match='other velocities in plain diffusers'):
+        check_export(generator, tmp_path / 'good')
 
 
 def test_full_size_is_counted_without_weights(tmp_path, capsys):
