@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    for name, plan in plans.items():
+    for name, plan in list(plans.items())[: 2 if args.gpus > 1 else 1]:
         later = ' (sharding comes with a later version)' if name == 'fsdp2' else ''
         print(f'\n{name.upper()} on {args.gpus} GPU(s){later}, GB per GPU')
         parts = list(dict.fromkeys(p for phase in plan.phases.values() for p in phase))

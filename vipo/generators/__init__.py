@@ -3,6 +3,7 @@
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.flux import FluxGenerator
 from vipo.generators.hunyuan_video import HunyuanVideoGenerator
+from vipo.generators.image import ImagePipelineGenerator
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.generators.sd3 import SD3Generator
 from vipo.generators.video import VideoPipelineGenerator
@@ -13,6 +14,7 @@ __all__ = [
     'FluxGenerator',
     'Generator',
     'HunyuanVideoGenerator',
+    'ImagePipelineGenerator',
     'PipelineGenerator',
     'SD3Generator',
     'VideoPipelineGenerator',

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vipo.generators.pipeline import PipelineGenerator, filled
+from vipo.generators.image import ImagePipelineGenerator
+from vipo.generators.pipeline import filled
+from vipo.generators.training import JOINT_ATTENTION
 from vipo.registry import GENERATORS
 
 
 @GENERATORS.register_module()
-class FluxGenerator(PipelineGenerator):
+class FluxGenerator(ImagePipelineGenerator):
     """FLUX.1-dev and FLUX.1-schnell.
 
     The transformer sees 2 x 2 latent positions as one token; everybody else sees ``(B, 16, 1, H, W)``.
@@ -29,14 +31,7 @@ class FluxGenerator(PipelineGenerator):
     pipeline_class = 'FluxPipeline'
     text_encoders = ('text_encoder', 'text_encoder_2')
     lora_targets = (
-        'attn.to_q',
-        'attn.to_k',
-        'attn.to_v',
-        'attn.to_out.0',
-        'attn.add_q_proj',
-        'attn.add_k_proj',
-        'attn.add_v_proj',
-        'attn.to_add_out',
+        *JOINT_ATTENTION,
         'ff.net.0.proj',
         'ff.net.2',
         'ff_context.net.0.proj',
@@ -58,11 +53,6 @@ class FluxGenerator(PipelineGenerator):
     @classmethod
     def twin_of(cls, pretrained: str) -> str:
         return 'flux'
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent position."""
-        return 2 ** (len(self.vae_config.block_out_channels) - 1)
 
     @property
     def multiple(self) -> int:
@@ -114,12 +104,6 @@ class FluxGenerator(PipelineGenerator):
             return_dict=False,
         )[0]
         return unpack(v, height, width)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        return latents / self.vae_config.scaling_factor + (self.vae_config.shift_factor or 0.0)
-
-    def decode_part(self, z: Tensor) -> Tensor:
-        return super().decode_part(z.squeeze(2)).unsqueeze(2)
 
 
 def pack(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vipo.generators.pipeline import filled
+from vipo.generators.training import JOINT_ATTENTION
 from vipo.generators.video import VideoPipelineGenerator
 from vipo.registry import GENERATORS
 
@@ -28,16 +29,7 @@ class HunyuanVideoGenerator(VideoPipelineGenerator):
 
     pipeline_class = 'HunyuanVideoPipeline'
     text_encoders = ('text_encoder', 'text_encoder_2')
-    lora_targets = (
-        'attn.to_q',
-        'attn.to_k',
-        'attn.to_v',
-        'attn.to_out.0',
-        'attn.add_q_proj',
-        'attn.add_k_proj',
-        'attn.add_v_proj',
-        'attn.to_add_out',
-    )
+    lora_targets = JOINT_ATTENTION
     # The refiner of the text has layers of the same names; they stay frozen.
     lora_exclude = ('context_embedder',)
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from vipo.generators.pipeline import PipelineGenerator, filled
+from vipo.generators.image import ImagePipelineGenerator
+from vipo.generators.pipeline import filled
+from vipo.generators.training import JOINT_ATTENTION
 from vipo.registry import GENERATORS
 
 
 @GENERATORS.register_module()
-class SD3Generator(PipelineGenerator):
+class SD3Generator(ImagePipelineGenerator):
     """Stable Diffusion 3 / 3.5, and the embedded ``vipo://tiny-sd3``.
 
     Args:
@@ -23,16 +25,7 @@ class SD3Generator(PipelineGenerator):
 
     pipeline_class = 'StableDiffusion3Pipeline'
     text_encoders = ('text_encoder', 'text_encoder_2', 'text_encoder_3')
-    lora_targets = (
-        'attn.to_q',
-        'attn.to_k',
-        'attn.to_v',
-        'attn.to_out.0',
-        'attn.add_q_proj',
-        'attn.add_k_proj',
-        'attn.add_v_proj',
-        'attn.to_add_out',
-    )
+    lora_targets = JOINT_ATTENTION
     batched_guidance = True
 
     def __init__(
@@ -48,11 +41,6 @@ class SD3Generator(PipelineGenerator):
     @classmethod
     def twin_of(cls, pretrained: str) -> str:
         return 'sd3'
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent position."""
-        return 2 ** (len(self.vae_config.block_out_channels) - 1)
 
     @property
     def multiple(self) -> int:
@@ -96,9 +84,3 @@ class SD3Generator(PipelineGenerator):
             timestep=filled(x, sigma * 1000),
             return_dict=False,
         )[0].unsqueeze(2)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        return latents / self.vae_config.scaling_factor + (self.vae_config.shift_factor or 0.0)
-
-    def decode_part(self, z: Tensor) -> Tensor:
-        return super().decode_part(z.squeeze(2)).unsqueeze(2)

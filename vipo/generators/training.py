@@ -13,6 +13,18 @@ from torch import nn
 
 from vipo.registry.build import check_options
 
+#: Linear layers of an attention in which text and picture meet, as diffusers names them.
+JOINT_ATTENTION = (
+    'attn.to_q',
+    'attn.to_k',
+    'attn.to_v',
+    'attn.to_out.0',
+    'attn.add_q_proj',
+    'attn.add_k_proj',
+    'attn.add_v_proj',
+    'attn.to_add_out',
+)
+
 
 class Trainable:
     """Makes a diffusers transformer trainable and knows the way back to the reference policy.
