@@ -1,6 +1,7 @@
 """From a checkpoint to files that plain diffusers and people can use."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,3 +115,20 @@ def test_clip_is_read_back_by_decord(tmp_path):
     assert strip.shape == (64, 9 * 96, 3)
     assert (strip[:, 0] == [200, 0, 0]).all()
     assert (strip[:, -1] == [0, 0, 200]).all()
+
+
+def test_card_of_somebody_elses_map_and_of_two_networks(tmp_path):
+    from mmengine.config import Config
+
+    generator = SimpleNamespace(pipeline_class='WanPipeline', _networks={'transformer': None, 'transformer_2': None})
+    cfg = Config(
+        {
+            'generator': {'pretrained': 'Wan-AI/Wan2.2-T2V-A14B-Diffusers', 'lora': {'rank': 4}},
+            'reward': {'type': 'HPSReward'},
+            'structurer': {'type': 'mine.MyMap'},
+        }
+    )
+    text = export.card(cfg, tmp_path / 'iter_1.pth', generator, averaged=True)
+    assert '`mine.MyMap`' in text
+    assert "pipe.load_lora_weights('path/to/this/folder/transformer_2', load_into_transformer_2=True)" in text
+    assert 'base_model: Wan-AI/Wan2.2-T2V-A14B-Diffusers' in text

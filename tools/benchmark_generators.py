@@ -63,7 +63,7 @@ def benchmark(generator: PipelineGenerator, samples: int, steps: int, repeats: i
     done: dict[str, Any] = {}
 
     def ours() -> None:
-        done['texts'] = conditioning = generator.encode(prompts)
+        done['texts'] = conditioning = generator.encode(prompts).to(generator.device)
         noise = SampleNoise(range(samples), shape, generator.device)
         done['trajectory'] = rollout(
             lambda x, sigma: generator.velocity(x, sigma, conditioning), noise('initial'), sigmas, kernel, plan, noise
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, config in configs.items():
             began = time.perf_counter()
             # The pipeline decodes the whole batch at once, so that is what is compared.
-            generator = GENERATORS.build({**config, 'decode_batch': args.samples}, at='generator')
+            generator = GENERATORS.build({**config, 'decode_batch': args.samples, 'prompt_cache': None}, at='generator')
             if torch.cuda.is_available():
                 generator.to('cuda')
             results[name] = benchmark(generator, args.samples, args.steps, args.repeats)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _map_of(cfg: Config) -> str:
+    structurer = cfg.get('structurer')
+    return 'none' if structurer is None else str((structurer.get('allocator') or structurer).get('type'))
+
+
 def card(cfg: Config, checkpoint: Path, generator: Any, averaged: bool) -> str:
     """The model card: what it is, how it was made, how to load it."""
     from vipo.assets import SCHEME
@@ -46,21 +52,23 @@ def card(cfg: Config, checkpoint: Path, generator: Any, averaged: bool) -> str:
     ]
     place = f'resolve({base!r})' if base.startswith(SCHEME) else repr(base)
     use = [f'from diffusers import {pipeline}', '', f'pipe = {pipeline}.from_pretrained({place})']
+    parts = list(getattr(generator, '_networks', {'transformer': None}))
     if lora:
         use.append("pipe.load_lora_weights('path/to/this/folder')")
+        second = "pipe.load_lora_weights('path/to/this/folder/{}', load_into_transformer_2=True)"
+        use += [second.format(part) for part in parts if part != 'transformer']
     else:
         kind = type(generator.pipe.transformer).__name__
         use[0] = f'from diffusers import {kind}, {pipeline}'
-        use[-1] = (
-            f"transformer = {kind}.from_pretrained('path/to/this/folder/transformer')\n"
-            f'pipe = {pipeline}.from_pretrained({place}, transformer=transformer)'
-        )
+        loaded = [f"{part} = {kind}.from_pretrained('path/to/this/folder/{part}')" for part in parts]
+        given = ', '.join(f'{part}={part}' for part in parts)
+        use[-1:] = [*loaded, f'pipe = {pipeline}.from_pretrained({place}, {given})']
     if place != repr(base):
         use.insert(1, 'from vipo.assets import resolve')
     rows = [
         f'- trained: {"LoRA adapters" if lora else "all weights"} of `{base}`',
         f'- reward: `{cfg.reward.get("type")}`',
-        f'- map: `{cfg.structurer.allocator.type}`' if cfg.get('structurer') else '- map: none (scalar GRPO)',
+        f'- map: `{_map_of(cfg)}`',
         f'- weights: {"averaged (EMA)" if averaged else "as trained"}, from `{checkpoint.name}`',
     ]
     summary = checkpoint.parent / 'summary.json'
@@ -86,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.registry import ConfigError
 
     quiet_third_parties()
+    beside = Path(args.config).parent if args.config else args.checkpoint.parent
+    sys.path[:0] = [str(beside.resolve()), os.getcwd()]  # where a component of somebody's own may lie
     try:
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise ConfigError(f'{args.out} is in use; name a new folder')

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    sys.path.insert(0, str(Path(args.config).resolve().parent))
+    sys.path[:0] = [str(Path(args.config).resolve().parent), os.getcwd()]
     print('vipo: measuring the full-size model on tensors without contents (about a minute)', flush=True)
     from vipo.engine.config import override, read_config
     from vipo.engine.measure import measure_pass
@@ -66,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     for note in plan.notes:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:
-        remedy = find_remedy(cfg, args.gpus, args.gpu_memory * 1e9, 'ddp')
-        print(f'it would fit with {remedy}' if remedy else 'no single option makes it fit: take more or larger GPUs')
+        remedy = find_remedy(cfg, args.gpus, args.gpu_memory * 1e9)
+        print(f'it would fit with {remedy}' if remedy else 'no option makes it fit: it needs larger GPUs or sharding')
     if args.json:
         figures = {name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops} for name, p in plans.items()}
         args.json.write_text(json.dumps(figures, indent=2) + '\n')

@@ -10,6 +10,7 @@ seed give the same sample with any checkpoint.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    sys.path.insert(0, str(Path(args.config).resolve().parent))
+    sys.path[:0] = [str(Path(args.config).resolve().parent), os.getcwd()]
     print('vipo: loading', flush=True)
     from vipo.datasets.prompts import read_prompts
     from vipo.engine.clock import PhaseClock

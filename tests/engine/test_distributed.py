@@ -10,6 +10,7 @@ import torch
 
 from tests.engine.conftest import ROOT, SMALL, history, run, small_config
 from vipo.engine.runner import build_runner
+from vipo.generators.twins import save_twin
 
 OPTIONS = {**SMALL, 'batch.updates_per_iteration': 1}
 
@@ -87,3 +88,20 @@ def test_ranks_that_see_other_checkpoints_do_not_start(tmp_path):
     code, said = launch(config, '--resume')
     assert code != 0
     assert "do not see the same checkpoint to resume (['iter_2.pth', None], by rank)" in said
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_model_of_two_networks(tmp_path):
+    """A window of steps lies within one of Wan 2.2's transformers; the other one's weights get no gradient."""
+    config = tmp_path / 'wan22.py'
+    config.write_text(
+        f"""_base_ = ['{ROOT}/configs/vipo_tiny_sd3.py']
+generator = dict(
+    _delete_=True, type='WanGenerator', pretrained='{save_twin('wan22', tmp_path / 'twin')}', resolution=(64, 64),
+    num_frames=1, guidance_scale=1.0, max_sequence_length=16, lora=dict(rank=2),
+)
+"""
+    )
+    code, said = launch(config, '--work-dir', str(tmp_path / 'run'))
+    assert code == 0, said[-3000:]
+    assert (tmp_path / 'run' / 'iter_2.pth').exists()

@@ -89,6 +89,7 @@ def test_plan_by_hand(folder):
         'forward passes in rollout': 72 * 4 + 6 * 2,
         'forward and backward passes in update': 72 * 2,
         'forward passes of the reference': 0,
+        'forward passes for old log-probs': 0,
     }
     family = FAMILIES['sd3']
     parameters = sum(p.numel() for p in family.build(folder('sd3')).denoiser.parameters())
@@ -98,6 +99,8 @@ def test_plan_by_hand(folder):
     # The sample, and two states of two trained transitions, float32, 16 x 8 x 8 latents.
     assert update['kept latents'] == 72 * 5 * 4 * 16 * 8 * 8
     assert plan.phases['decode, reward, map']['pixels'] == 72 * 3 * 64 * 64 * 4
+    assert plan.phases['optimiser step']['temporaries of AdamW'] == 4 * parameters
+    assert plan.phases['evaluation']['weights set aside for EMA'] == 4 * parameters
     sharded = make_plan(cfg, gpus=2, strategy='fsdp2').phases['update']
     assert sharded['weights'] == sharded['gradients'] == 2 * parameters
     assert sharded['DDP buckets'] == 0
@@ -111,8 +114,24 @@ def test_remedy_is_the_smallest_that_fits(folder):
     cfg = twin_config(folder)
     full = make_plan(cfg, gpus=1)
     wanted = 'batch.micro_batch_size=1 and generator.gradient_checkpointing=True'
-    assert find_remedy(cfg, 1, full.peak - 1, 'ddp') == wanted
-    assert find_remedy(cfg, 1, 1, 'ddp') is None
+    assert find_remedy(cfg, 1, full.peak - 1) == wanted
+    assert find_remedy(cfg, 1, 1) is None
+
+
+def test_replay_of_another_size_and_adapters_in_half_precision(folder):
+    """By hand: a base of 2 bytes a weight beside adapters of 4, and old log-probs computed again."""
+    options = {'generator.lora.rank': 4, 'generator.dtype': 'bfloat16', 'batch.micro_batch_size': 4}
+    plan = make_plan(twin_config(folder, **options), gpus=1)
+    real = FAMILIES['sd3'].build(folder('sd3'), lora={'rank': 4})
+    trained = sum(p.numel() for p in real.trainable_parameters())
+    base = sum(p.numel() for p in real.denoiser.parameters()) - trained
+    assert plan.phases['update']['weights'] == 2 * base + 4 * trained
+    assert plan.phases['update']['gradients'] == 4 * trained
+    assert plan.phases['update']['autocast copies'] == 2 * trained
+    large = make_plan(twin_config(folder, **options, **{'batch.replay_micro_batch_size': 36}), gpus=1)
+    assert large.phases['update']['activations'] > 8 * plan.phases['update']['activations']
+    assert large.counts['forward passes for old log-probs'] == 144 * 2
+    assert large.flops > plan.flops
 
 
 @pytest.mark.slow

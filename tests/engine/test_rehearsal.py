@@ -101,6 +101,7 @@ reward = dict(_delete_=True, type='FunctionReward', function='{__name__}.brightn
         ('vipo_flux_hps', {'reward.type': 'HSPReward'}, ["config key 'reward'", "Did you mean 'HPSReward'"]),
         ('vipo_flux_hps_lora', {'generator.lora.targets': ['attn.to_z']}, ["'attn.to_z' matches no linear layer"]),
         ('vipo_flux_hps', {'generator.resolution': 500}, ['generator.resolution 500x500', 'multiples of 16']),
+        ('vipo_flux_hps', {'generator.attention': 'flsh'}, ["no backend 'flsh'"]),
         ('vipo_flux_hps', {'generator.resolutoin': 512}, ["Did you mean 'resolution'"]),
         ('vipo_flux_hps', {'batch.group_size': 1}, ['batch.group_size is 1']),
         ('vipo_flux_hps', {'rollout.num_steps': 1}, ['nothing to train']),
@@ -130,3 +131,20 @@ def test_config_itself_is_not_changed(tmp_path):
     with pytest.raises(ConfigError, match='does not fit'):
         cfg.rollout.selector = {'type': 'Window', 'size': 20}
         rehearsed(cfg, tmp_path / 'again')
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        # Larger than the twin can place, and a block that the twin does not have.
+        ('vipo_sd35_hps', {'generator.resolution': 2048}),
+        ('vipo_flux_hps_lora', {'generator.lora.targets': ['transformer_blocks.7.attn.to_q']}),
+    ],
+)
+def test_what_fits_the_real_model_alone_is_accepted(name, options, tmp_path):
+    given = [f'{k}={v}' for k, v in options.items()]
+    cfg = load_config(parse_args([path(name), '--cfg-options', *given]))
+    small = rehearsed(cfg, tmp_path)
+    assert small.generator.resolution == (64, 64)
+    assert 'targets' not in small.generator.lora
+    assert small.generator.lora.rank == cfg.generator.lora.rank

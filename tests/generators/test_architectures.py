@@ -2,7 +2,9 @@
 
 import pytest
 
+from vipo.generators import WanGenerator
 from vipo.generators.architectures import ARCHITECTURES
+from vipo.generators.twins import save_twin
 from vipo.registry import GENERATORS
 
 #: Billions, as the models' pages and papers give them.
@@ -53,3 +55,17 @@ def test_generator_of_full_size_without_weights(kind, name, options, latents):
     assert generator.shift > 0
     if name.endswith('A14B-Diffusers'):
         assert [generator.network_at(s) for s in (1.0, 0.9, 0.8)] == ['transformer', 'transformer', 'transformer_2']
+
+
+def test_twin_of_a_wan_model_is_read_from_its_files_and_not_from_its_path(tmp_path):
+    """Paths of snapshots hold hashes, in which anything can stand."""
+    for name in ('wan21', 'wan22', 'wan22_5b'):
+        folder = save_twin(name, tmp_path / 'v2.2' / f'0fad780a534b6463e45facd96134c9f345acfa5b-{name}')
+        assert WanGenerator.twin_of(folder) == name
+    published = {
+        'Wan-AI/Wan2.1-T2V-1.3B-Diffusers': 'wan21',
+        'Wan-AI/Wan2.2-T2V-A14B-Diffusers': 'wan22',
+        'Wan-AI/Wan2.2-TI2V-5B-Diffusers': 'wan22_5b',
+        'somebody/my-Wan2.2-tuned': 'wan22',
+    }
+    assert {model: WanGenerator.twin_of(model) for model in published} == published

@@ -89,3 +89,13 @@ def test_another_length_or_encoder_is_not_reused(twin_folder, tmp_path):
     same = family.build(twin_folder('flux'), prompt_cache=str(tmp_path / 'cache'))
     assert not torch.allclose(other.encode(PROMPTS).tensors['embeds'], same.encode(PROMPTS).tensors['embeds'])
     assert len(list((tmp_path / 'cache').rglob('*.safetensors'))) == 6
+
+
+def test_memory_does_not_grow_with_the_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr('vipo.generators.cache._KEPT', 3)
+    cache = PromptCache(tmp_path, {})
+    for i in range(8):
+        cache.write(str(i), {'embeds': torch.full((2,), float(i))})
+        cache.read(str(i))
+    assert list(cache._known) == ['5', '6', '7']
+    assert cache.read('0')['embeds'].tolist() == [0, 0]

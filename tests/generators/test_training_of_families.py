@@ -179,6 +179,9 @@ def test_bfloat16_trains_float32_weights(name, lora, twin_folder):
         ('WanGenerator', 'wan21', {'lora': {'targets': ['attn.add_q_proj']}}, ["'attn.add_q_proj' matches no linear"]),
         ('WanGenerator', 'flux', {}, ['holds a FluxPipeline', 'needs a WanPipeline']),
         ('WanGenerator', 'wan21', {'num_frame': 5}, ["Did you mean 'num_frames'"]),
+        ('FluxGenerator', 'flux', {'attention': 'natve'}, ["no backend 'natve'", "Did you mean 'native'"]),
+        ('WanGenerator', 'wan21', {'attention': 'flash'}, ['does not work under autocast', 'Leave it None']),
+        ('SD3Generator', 'sd3', {'attention': 'native'}, ['SD3Transformer2DModel takes no backend']),
         ('FluxGenerator', 'flux', {'true_cfg_scale': 'high'}, ['generator.true_cfg_scale must be float']),
         ('FluxGenerator', 'flux', {'gradient_checkpointing': 3}, ['generator.gradient_checkpointing must be bool']),
     ],
@@ -194,3 +197,17 @@ def test_mistakes_show_before_weights_are_loaded(kind, twin, options, words, twi
         GENERATORS.build({'type': kind, 'pretrained': twin_folder(twin), **options}, at='generator')
     for word in words:
         assert word in str(raised.value)
+
+
+def test_attention_backend_is_used_and_changes_nothing(twin_folder):
+    plain, chosen = (FAMILIES['flux'].build(twin_folder('flux'), attention=name) for name in (None, '_native_math'))
+    backends = {m.processor._attention_backend for m in chosen.denoiser.modules() if hasattr(m, 'processor')}
+    assert {b.value for b in backends} == {'_native_math'}
+    noise, sigmas = start(plain), plain.sigmas(2)
+    torch.testing.assert_close(sample(plain, noise, sigmas), sample(chosen, noise, sigmas), atol=1e-5, rtol=0)
+
+
+def test_tiled_decoding_is_switched_on(twin_folder):
+    tiled, plain = (FAMILIES['flux'].build(twin_folder('flux'), tiled_decoding=t) for t in (True, False))
+    assert tiled.pipe.vae.use_tiling
+    assert not plain.pipe.vae.use_tiling

@@ -59,7 +59,8 @@ def _trouble(model: str) -> str | None:
     from huggingface_hub.errors import CacheNotFound, GatedRepoError, RepositoryNotFoundError
 
     try:
-        if any(repo.repo_id == model and repo.size_on_disk > 2**20 for repo in scan_cache_dir().repos):
+        cached = [r for r in scan_cache_dir().repos if r.repo_id == model and r.repo_type == 'model']
+        if any(repo.size_on_disk > 2**20 for repo in cached):
             return None
     except CacheNotFound:
         pass

@@ -10,8 +10,9 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from vipo.engine.batch import BatchPlan
-from vipo.engine.components import count_parameters
+from vipo.engine.components import EvaluationOptions, count_parameters
 from vipo.engine.measure import PassCost, measure_pass
+from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.registry import GENERATORS, LOSSES, STEP_SELECTORS, ConfigError
 from vipo.registry.build import check_options
@@ -71,6 +72,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     lora = cfg.generator.get('lora')
     if cost is None:
         cost = measure_pass(generator, batch.micro_batch_size, lora)
+    replayed = cost if batch.replay_size == batch.micro_batch_size else measure_pass(generator, batch.replay_size, lora)
     total = count_parameters(generator.denoiser)[1]
     trained = total if lora is None else adapter_parameters(generator, lora)
     steps, prefix, chosen = _steps(cfg)
@@ -87,13 +89,14 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     latent = batch.samples * 4 * torch.Size(generator.latent_shape()).numel()
     gathered = 2 * cost.largest_block * item if shards > 1 else 0
     # A whole copy of trained float32 weights in the precision of autocast; sharded, only the block at work has one.
-    copies = trained * item if item < _MASTER else 0
+    # Of two networks a pass uses one.
+    copies = trained // len(generator._networks) * item if item < _MASTER else 0
     whole_copies = copies if shards == 1 else 0
     forward_peak = max(cost.forward_peak - (copies if lora is None else 0), 0)
     kept = latent * (1 + 2 * chosen)
     frames = generator.num_frames if hasattr(generator, 'num_frames') else 1
     pixels = batch.samples * 3 * 4 * frames * generator.height * generator.width
-    activations = cost.saved_checkpointed if cfg.generator.get('gradient_checkpointing') else cost.saved
+    activations = replayed.saved_checkpointed if cfg.generator.get('gradient_checkpointing') else replayed.saved
     phases = {
         'rollout': {'kept latents': kept, 'activations': forward_peak, 'autocast copies': whole_copies},
         'decode, reward, map': {'kept latents': kept, 'pixels': pixels, 'decoding': cost.decode_peak},
@@ -104,7 +107,25 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
             'activations': activations,
             'autocast copies': whole_copies,
         },
+        'optimiser step': {
+            'kept latents': kept,
+            'gradients': trained * _GRADIENT // shards,
+            'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
+            # torch's default on a GPU works on all parameters at once
+            'temporaries of AdamW': trained * _MASTER // shards,
+        },
     }
+    if cfg.get('evaluation'):
+        size = cfg.evaluation.get('batch_size', EvaluationOptions.batch_size)
+        phases['evaluation'] = {
+            'activations': forward_peak * size // batch.micro_batch_size,
+            'autocast copies': whole_copies,
+            'weights set aside for EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
+            'pixels': 3 * 4 * frames * generator.height * generator.width * size,
+            'decoding': cost.decode_peak
+            * min(size, generator.decode_batch)
+            // min(batch.micro_batch_size, generator.decode_batch),
+        }
     for parts in phases.values():
         parts['gathered blocks'] = gathered
     branches = 2 if generator.guided and not generator.batched_guidance else 1
@@ -114,6 +135,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     forward = (per_sample * batch.samples + (prefix * groups if shared else 0)) * branches
     replays = chosen * batch.samples * branches
     references = replays if getattr(loss, 'needs_reference', False) else 0
+    recomputed = 0 if replayed is cost else replays
     again = replays if cfg.generator.get('gradient_checkpointing') else 0
     # Flops are measured of a whole micro-batch with both branches.
     one = cost.forward_flops // batch.micro_batch_size // branches
@@ -122,7 +144,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     return Plan(
         phases={
             # What is offloaded comes for its own phase alone; at worst all of it at once.
-            name: {**resident, **({} if name.startswith('decode') else away), **parts}
+            name: {**resident, **({} if name in ('decode, reward, map', 'evaluation') else away), **parts}
             for name, parts in phases.items()
         },
         counts={
@@ -130,8 +152,9 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
             'forward passes in rollout': forward,
             'forward and backward passes in update': replays,
             'forward passes of the reference': references,
+            'forward passes for old log-probs': recomputed,
         },
-        flops=(forward + replays + references + again) * one + replays * back,
+        flops=(forward + replays + references + recomputed + again) * one + replays * back,
         notes=_notes(cfg),
     )
 
@@ -172,6 +195,9 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
 
 def _notes(cfg: Config) -> list[str]:
     notes = []
+    name = cfg.generator.get('pretrained')
+    if cfg.generator.get('prompt_cache') is None and name not in (None, *ARCHITECTURES):
+        notes.append('the text encoders are not counted: generator.prompt_cache lets them leave memory')
     for key, section in components_of(cfg):
         cls = component_class(section.get('type'))
         if hasattr(cls, 'hub_models') and not issubclass(cls, PipelineGenerator):
@@ -181,29 +207,24 @@ def _notes(cfg: Config) -> list[str]:
     return notes
 
 
-#: What may be changed so that a plan fits, from the cheapest: (text, options, strategy or None for the same).
-REMEDIES: list[tuple[str, dict[str, Any], str | None]] = [
-    ('generator.gradient_checkpointing=True', {'gradient_checkpointing': True}, None),
-    ('generator.prompt_cache=FOLDER', {'prompt_cache': 'prompts'}, None),
-    ('generator.lora.rank=64 in place of all weights', {'lora': {'rank': 64}}, None),
-    ('sharding by FSDP2', {}, 'fsdp2'),
+#: What may be changed so that a plan fits, from the cheapest: text and generator options.
+REMEDIES: list[tuple[str, dict[str, Any]]] = [
+    ('generator.gradient_checkpointing=True', {'gradient_checkpointing': True}),
+    ('generator.prompt_cache=FOLDER', {'prompt_cache': 'prompts'}),
+    ('generator.lora.rank=64 in place of all weights', {'lora': {'rank': 64}}),
 ]
 
 
-def find_remedy(cfg: Config, gpus: int, memory: float, strategy: str) -> str | None:
-    """The first of :data:`REMEDIES`, or the first of them together, with which the plan fits into ``memory`` bytes."""
-    trials: list[tuple[list[str], dict[str, Any], str]] = []
-    together: tuple[list[str], dict[str, Any], str] = ([], {}, strategy)
-    for text, options, other in REMEDIES:
-        if options and all(cfg.generator.get(k) for k in options):
-            continue
-        trials.append(([text], options, other or strategy))
-        together = ([*together[0], text], {**together[1], **options}, other or together[2])
-        trials.append(together)
-    for texts, options, chosen in sorted(trials, key=lambda trial: len(trial[0])):
+def find_remedy(cfg: Config, gpus: int, memory: float) -> str | None:
+    """The first of :data:`REMEDIES`, or the first of them together, with which DDP fits into ``memory`` bytes."""
+    open_to = [(text, options) for text, options in REMEDIES if not all(cfg.generator.get(k) for k in options)]
+    trials = [[remedy] for remedy in open_to] + [open_to[:n] for n in range(2, len(open_to) + 1)]
+    for trial in trials:
         changed = deepcopy(cfg)
-        changed.batch.micro_batch_size = 1
-        changed.generator.update(ConfigDict(options))
-        if make_plan(changed, gpus, chosen).peak <= memory:
-            return ' and '.join(['batch.micro_batch_size=1'] * (cfg.batch.micro_batch_size > 1) + texts)
+        changed.batch.update(micro_batch_size=1, replay_micro_batch_size=None)
+        for _, options in trial:
+            changed.generator.update(ConfigDict(options))
+        if make_plan(changed, gpus).peak <= memory:
+            texts = [text for text, _ in trial]
+            return ' and '.join(['batch.micro_batch_size=1'] * (cfg.batch.get('micro_batch_size', 16) > 1) + texts)
     return None

@@ -14,7 +14,8 @@ from vipo.engine.components import build_batch_plan, count_parameters
 from vipo.engine.scoring import RunStopped
 from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.pipeline import PipelineGenerator
-from vipo.generators.training import add_lora
+from vipo.generators.source import describe_source
+from vipo.generators.training import add_lora, find_targets
 from vipo.registry import GENERATORS, STEP_SELECTORS, ConfigError
 from vipo.registry.lookup import component_class, components_of
 
@@ -41,9 +42,9 @@ def rehearsed(cfg: Config, folder: Path) -> Config:
             options = {k: v for k, v in section.items() if k != 'type'}
             changed = cls.rehearsal(options, folder)
             if key == 'generator' and issubclass(cls, PipelineGenerator):
-                # The real sizes on the twin's architecture: what does not fit shows here as it would there.
-                GENERATORS.build({**section, 'pretrained': changed['pretrained'], 'init': 'meta'}, at=key)
-            section.update(ConfigDict(changed))
+                changed |= _check_real(cls, section, changed['pretrained'])
+            for option, value in ConfigDict(changed).items():  # update() would merge sections
+                section[option] = value
     _shrink_rollout(small)
     _shrink_batch(small)
     if small.train_dataloader.dataset.get('type') == 'PromptDataset':
@@ -59,6 +60,29 @@ def rehearsed(cfg: Config, folder: Path) -> Config:
     small.work_dir, small.experiment_name = str(folder / 'run'), f'rehearsal_{folder.name}'
     small.resume, small.load_from = False, None
     return small
+
+
+def _is_known(name: str) -> bool:
+    """Whether the architecture of a model can be had without a download."""
+    return name in ARCHITECTURES or Path(resolve(name)).is_dir()
+
+
+def _check_real(cls: type[PipelineGenerator], section: ConfigDict, twin: str) -> dict[str, Any]:
+    """Check the real sizes and layer names, on the real architecture where it is known, else on the twin's.
+
+    Returns:
+        What changes for the twin: layers by name that only the real model has give way to the family's defaults.
+    """
+    real = cls.hub_models(section)['pretrained']
+    known = _is_known(real)
+    GENERATORS.build({**section, 'pretrained': real if known else twin, 'init': 'meta'}, at='generator')
+    lora = section.get('lora') or {}
+    if known and lora.get('targets'):
+        try:
+            find_targets(describe_source(twin, cls.pipeline_class).skeleton('transformer'), lora['targets'])
+        except ValueError:
+            return {'lora': {k: v for k, v in lora.items() if k != 'targets'}}
+    return {}
 
 
 def _shrink_rollout(cfg: Config) -> None:
@@ -199,7 +223,7 @@ def _full_size(cfg: Config, cls: type) -> str:
     if not issubclass(cls, PipelineGenerator):
         return 'not known: the generator is none of this project'
     name = cls.hub_models(cfg.generator)['pretrained']
-    if name not in ARCHITECTURES and not Path(resolve(name)).is_dir():
+    if not _is_known(name):
         return f'not known: {name} is not on this machine and its architecture is in no table of this project'
     real = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     lora = cfg.generator.get('lora')

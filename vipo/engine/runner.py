@@ -72,10 +72,9 @@ def build_runner(cfg: Config) -> PolicyRunner:
     check_start(cfg)
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    if is_distributed() and not torch.cuda.is_available():
-        # MMEngine would hand a CUDA device to DDP.
-        cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'device_ids': None})
     components = build_components(cfg)
+    if is_distributed():
+        _set_wrapper(cfg, components)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
     dataloader['batch_size'] = components.batch.prompts_per_iteration // get_world_size()
@@ -121,6 +120,17 @@ def _init_distributed(cfg: Config) -> None:
             'start through torchrun --nproc_per_node=N'
         )
     distributed.init_process_group('gloo')
+
+
+def _set_wrapper(cfg: Config, components: Components) -> None:
+    """Options of DDP that follow from the machine and the generator; a config's own win."""
+    options: dict[str, Any] = {'type': 'MMDistributedDataParallel'}
+    if not torch.cuda.is_available():
+        options['device_ids'] = None  # MMEngine would hand a CUDA device to DDP
+    if isinstance(components.generator.denoiser, torch.nn.ModuleDict):
+        options['find_unused_parameters'] = True  # a denoising step uses one of the networks
+    if len(options) > 1:
+        cfg.model_wrapper_cfg = {**options, **(cfg.get('model_wrapper_cfg') or {})}
 
 
 def describe(runner: PolicyRunner) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+#: Encodings in memory; one of FLUX takes 4 MB.
+_KEPT = 256
 
 
 class PromptCache:
@@ -26,7 +31,7 @@ class PromptCache:
     def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
         self.folder = Path(folder).expanduser()
         self._identity = json.dumps(identity, sort_keys=True)
-        self._known: dict[str, dict[str, Tensor]] = {}
+        self._known: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def path(self, text: str) -> Path:
         """The file of a text."""
@@ -38,7 +43,7 @@ class PromptCache:
         return [t for t in dict.fromkeys(texts) if t not in self._known and not self.path(t).exists()]
 
     def read(self, text: str) -> dict[str, Tensor]:
-        """The encoding of one text, without a batch axis; kept in memory from then on.
+        """The encoding of one text, without a batch axis; the last few hundred stay in memory.
 
         Raises:
             ValueError: the file is damaged.
@@ -52,6 +57,9 @@ class PromptCache:
                 self._known[text] = load_file(path)
             except SafetensorError as error:
                 raise ValueError(f'{path} is damaged ({error}); remove it, and it is encoded anew') from error
+        self._known.move_to_end(text)
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
         return self._known[text]
 
     def write(self, text: str, tensors: dict[str, Tensor]) -> None:
@@ -60,7 +68,7 @@ class PromptCache:
 
         path = self.path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+        partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata={'text': text})
         os.replace(partial, path)
 

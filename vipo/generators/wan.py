@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vipo.assets import resolve
+from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.pipeline import filled
 from vipo.generators.video import VideoPipelineGenerator
 from vipo.registry import GENERATORS
@@ -51,8 +55,16 @@ class WanGenerator(VideoPipelineGenerator):
 
     @classmethod
     def twin_of(cls, pretrained: str) -> str:
-        name = pretrained.lower()
-        return 'wan22_5b' if '5b' in name else 'wan22' if '2.2' in name else 'wan21'
+        if Path(resolve(pretrained)).is_dir():
+            index = json.loads((Path(resolve(pretrained)) / 'model_index.json').read_text())
+        elif pretrained in ARCHITECTURES:
+            index = ARCHITECTURES[pretrained].index
+        else:  # somebody's repository: its name is all there is
+            name = pretrained.split('/')[-1].lower()
+            index = {'expand_timesteps': '5b' in name, 'boundary_ratio': 0.875 if '2.2' in name else None}
+        if index.get('expand_timesteps'):
+            return 'wan22_5b'
+        return 'wan22' if index.get('boundary_ratio') else 'wan21'
 
     @property
     def factors(self) -> tuple[int, int]:
