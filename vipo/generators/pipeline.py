@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from vipo.diffusion.schedule import sigma_schedule
+from vipo.generators.attention import check_attention
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
 from vipo.generators.source import PipelineSource, describe_source
 from vipo.generators.training import Trainable, check_lora
-from vipo.registry.build import closest, torch_dtype
+from vipo.registry.build import torch_dtype
 
 _NEGATIVE = 'negative_'
 
@@ -118,7 +119,7 @@ class PipelineGenerator(Generator):
             options = (lora, self.lora_targets, self.lora_exclude)
             self.adapted_layers = {n: check_lora(skeleton, *options) for n, skeleton in skeletons.items()}
         for skeleton in skeletons.values() if attention is not None else ():
-            _check_attention(skeleton, attention)
+            check_attention(skeleton, attention)
         if init == 'meta':
             self._networks = skeletons
             self.denoiser = _joined(skeletons)
@@ -371,23 +372,6 @@ class PipelineGenerator(Generator):
 
 def _joined(networks: dict[str, nn.Module]) -> nn.Module:
     return networks['transformer'] if len(networks) == 1 else nn.ModuleDict(networks)
-
-
-def _check_attention(network: nn.Module, name: str) -> None:
-    from diffusers.models.attention_dispatch import AttentionBackendName
-
-    known = [backend.value for backend in AttentionBackendName]
-    if name not in known:
-        raise ValueError(f'generator.attention: there is no backend {name!r}.{closest(name, known)}')
-    if name.strip('_').startswith(('flash', 'sage', 'aiter')):
-        # Their kernels want one half precision for all inputs and no mask; autocast normalises q and k in float32.
-        raise ValueError(
-            f'generator.attention={name!r} does not work under autocast, which trained weights need. Leave it None: '
-            "torch's own attention takes a FlashAttention kernel by itself"
-        )
-    processors = [m.processor for m in network.modules() if hasattr(m, 'processor')]
-    if not any(hasattr(p, '_attention_backend') for p in processors):
-        raise ValueError(f'generator.attention: {type(network).__name__} takes no backend; leave it None')
 
 
 def _freeze(module: nn.Module | None) -> nn.Module | None:
