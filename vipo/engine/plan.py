@@ -184,10 +184,10 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
     encoders = getattr(generator.source, 'architecture', None)
     if encoders is not None and cfg.generator.get('prompt_cache') is None:
         parts['text encoders'] = sum(encoders.text_encoders.values()) * 10**6 * generator.compute_dtype.itemsize
-    for _, section in components_of(cfg):
+    for key, section in components_of(cfg):
         cls = component_class(section.get('type'))
         if hasattr(cls, 'model_bytes'):
-            name = 'map' if 'Backbone' in cls.__name__ else 'rewards'
+            name = 'map' if key.startswith('structurer') else 'rewards'
             size = cls.model_bytes({k: v for k, v in section.items() if k != 'type'})
             parts[name] = parts.get(name, 0) + (size or 0)
     return parts

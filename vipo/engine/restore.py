@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
-from torch import nn
 
 from vipo.engine.checkpoint import load_tensors_only
 from vipo.engine.config import read_config
@@ -47,10 +45,6 @@ def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: 
     state = dict(saved['state_dict'])
     if averaged and 'ema' in saved:
         state |= saved['ema']
-    _load(policy, state)
-    return generator
-
-
-@torch.no_grad()
-def _load(policy: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    # Only what was trained is in it; the policy itself refuses a state that lacks a part of that or has more.
     policy.load_state_dict(state, strict=False)
+    return generator
