@@ -101,9 +101,9 @@ def test_antialias_is_an_option(their_score, pictures):
     assert (without - their_score(x, PROMPTS)).abs().max() > 1e-3
 
 
-def test_clip_is_scored_by_its_first_frame(reward, pictures):
-    x = torch.stack([pictures(), 1 - pictures()], dim=2)
-    assert torch.equal(reward(x, PROMPTS).scores, reward(x[:, :, :1], PROMPTS).scores)
+def test_clip_is_refused_with_the_way_out(reward, pictures):
+    with pytest.raises(ValueError, match=r'clips of 2 frames.*FrameReward'):
+        reward(torch.stack([pictures(), 1 - pictures()], dim=2), PROMPTS)
 
 
 def test_batch_size_does_not_matter(reward, pictures):
@@ -114,18 +114,18 @@ def test_batch_size_does_not_matter(reward, pictures):
 
 def test_gradient_reaches_the_pixels(reward, pictures):
     x = pictures(SIDE + 20, SIDE).requires_grad_()
-    before = reward.similarity(x, PROMPTS)
+    before = reward.score_pictures(x, PROMPTS)
     before.sum().backward()
     assert x.grad.isfinite().all()
     assert x.grad[:, :, 12:-12].abs().amax((1, 2, 3)).min() > 0
     step = 1e-2 * x.grad / x.grad.norm()
-    gain = (reward.similarity(x + step, PROMPTS) - before).sum().item()
+    gain = (reward.score_pictures(x + step, PROMPTS) - before).sum().item()
     assert gain == pytest.approx(1e-2 * x.grad.norm().item(), rel=0.2)
 
 
 def test_weights_are_frozen(reward):
-    assert not any(p.requires_grad for p in reward.model.parameters())
-    assert not reward.model.training
+    assert not any(p.requires_grad for p in reward.towers.model.parameters())
+    assert not reward.towers.model.training
 
 
 @pytest.mark.parametrize('wrap', [lambda s: {'state_dict': s, 'epoch': 3}, lambda s: s], ids=['wrapped', 'bare'])

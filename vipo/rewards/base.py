@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,11 +20,14 @@ class RewardOutput:
         parts: named components of the score, each ``(B,)``, for logging.
         valid: ``(B,)`` bool; a sample whose score could not be had is masked out of its group. Non-finite scores
             are marked invalid whatever the reward said.
+        weights: the parts of which the score is a weighted sum, and their weights; None where it is no such sum. The
+            advantages of these parts can then be summed in place of the parts, see :mod:`vipo.advantages`.
     """
 
     scores: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     valid: Tensor | None = None
+    weights: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self.scores = self.scores.detach().float()
@@ -33,7 +36,17 @@ class RewardOutput:
 
 
 class Reward(ABC):
-    """A frozen judge of samples. Not part of the trained module tree."""
+    """A frozen judge of samples. Not part of the trained module tree.
+
+    A subclass that loads a model tells the framework about it by three class methods, each given the options of its
+    config: ``hub_models(options) -> {option: hub id}`` (what has to be within reach), ``model_bytes(options)`` (for a
+    plan) and ``rehearsal(options, folder) -> changed options`` (a tiny twin of its own class, written to ``folder``).
+
+    Attributes:
+        differentiable: whether scores have a gradient with respect to the pixels.
+    """
+
+    differentiable: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(

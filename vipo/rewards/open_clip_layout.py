@@ -1,17 +1,13 @@
-"""Loads a checkpoint in open_clip's layout (HPSv2, LAION CLIP) into transformers' ``CLIPModel``."""
+"""A checkpoint in open_clip's layout (HPSv2, LAION CLIP) in the words of transformers' ``CLIPModel``."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from transformers import CLIPModel
 
 #: open_clip's ViT-H-14, which HPSv2 and HPSv2.1 fine-tune.
 VIT_H_14 = {
@@ -70,66 +66,14 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def load_clip(checkpoint: Path, dtype: torch.dtype) -> CLIPModel:
-    """Build ``CLIPModel`` from an open_clip checkpoint, with every key accounted for.
-
-    Args:
-        checkpoint: ``.safetensors``, or a ``.pt`` holding tensors alone, bare or under ``state_dict``. The model's
-            sizes are read from ``open_clip_config.json`` beside it and are those of ViT-H-14 where there is none.
-
-    Raises:
-        ValueError: the file cannot be read as tensors alone, or its keys or shapes are not the model's.
-    """
-    from transformers import CLIPConfig, CLIPModel
-
-    sizes = VIT_H_14
+def read_sizes(checkpoint: Path) -> dict[str, Any]:
+    """Sizes from ``open_clip_config.json`` beside a checkpoint; those of ViT-H-14 where there is none."""
     description = checkpoint.parent / 'open_clip_config.json'
-    if description.exists():
-        sizes = json.loads(description.read_text())['model_cfg']
-    state = to_transformers(read_tensors(checkpoint))
-    config = CLIPConfig(**_clip_config(sizes))
-    with torch.device('meta'):
-        model = CLIPModel(config)
-    expected = {k: v.shape for k, v in model.state_dict().items() if not k.endswith('position_ids')}
-    problems = [f'missing {k}' for k in expected if k not in state]
-    problems += [f'unexpected {k}' for k in state if k not in expected]
-    problems += [
-        f'{k} has shape {tuple(state[k].shape)} instead of {tuple(s)}'
-        for k, s in expected.items()
-        if k in state and state[k].shape != s
-    ]
-    if problems:
-        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
-        raise ValueError(f'{checkpoint} does not fit the CLIP of its config: {shown}')
-    model = CLIPModel(config)
-    model.load_state_dict(state, strict=False)
-    return model.to(dtype).eval().requires_grad_(False)
+    return json.loads(description.read_text())['model_cfg'] if description.exists() else VIT_H_14
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file; code in it is never executed.
-
-    Raises:
-        ValueError: unreadable, truncated, or holding more than tensors.
-    """
-    try:
-        if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {error}). It is truncated or '
-            'damaged, or it holds more than tensors; download it again.'
-        ) from error
-    state = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f'{path} holds no dict of tensors, neither bare nor under "state_dict"')
-    return state
-
-
-def _clip_config(sizes: dict[str, Any]) -> dict[str, Any]:
+def clip_config(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``CLIPConfig`` for open_clip's sizes."""
     vision, text = sizes['vision_cfg'], sizes['text_cfg']
     return {
         'projection_dim': sizes['embed_dim'],

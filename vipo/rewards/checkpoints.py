@@ -1,0 +1,105 @@
+"""Finds the checkpoint of a reward, and loads it with every key accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vipo.assets import resolve
+
+Model = TypeVar('Model', bound=nn.Module)
+
+
+def locate_file(checkpoint: str | None, hub: str, name: str, option: str = 'checkpoint') -> Path:
+    """The file that an option points at: one on this machine, or else ``name`` of the hub repository ``hub``.
+
+    Args:
+        checkpoint: a file, a folder that holds ``name`` or else exactly one checkpoint, a ``vipo://`` asset, or None
+            for the hub.
+        option: for messages.
+
+    Raises:
+        ValueError: there is no such place, or a folder holds no single checkpoint.
+    """
+    if checkpoint is None:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(hub, name))
+    path = Path(resolve(checkpoint))
+    if path.is_dir():
+        if (path / name).is_file():
+            return path / name
+        found = sorted(p for suffix in ('safetensors', 'pt', 'pth') for p in path.glob(f'*.{suffix}'))
+        if len(found) != 1:
+            raise ValueError(
+                f'{option}: {path} must hold {name} or exactly one .safetensors, .pt or .pth file, found {len(found)}'
+            )
+        return found[0]
+    if not path.is_file():
+        raise ValueError(f'{option}: {checkpoint!r} does not exist; it names a file or a folder on this machine')
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file; code in it is never executed.
+
+    Args:
+        path: ``.safetensors``, or a pickle holding tensors alone, bare or under ``state_dict``. The latter is mapped
+            into memory where its format allows.
+
+    Raises:
+        ValueError: unreadable, truncated, or holding more than tensors.
+    """
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with open(path, 'rb') as file:
+            zipped = file.read(2) == b'PK'
+        content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {error}). It is truncated or '
+            'damaged, or it holds more than tensors; download it again.'
+        ) from error
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f'{path} holds no dict of tensors, neither bare nor under "state_dict"')
+    return state
+
+
+def load_strictly(
+    build: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path, computed: Iterable[str] = ()
+) -> Model:
+    """Build a model and fill it, frozen and in evaluation mode; nothing of it stays at random values.
+
+    Args:
+        build: makes the model with random weights; it is also called on the meta device.
+        state: the tensors by the model's own names.
+        source: for messages.
+        computed: ends of the names of buffers that the model computes and no checkpoint needs to hold.
+
+    Raises:
+        ValueError: a key is missing or unexpected, or a shape differs.
+    """
+    with torch.device('meta'):
+        expected = {k: v.shape for k, v in build().state_dict().items()}
+    optional = {k for k in expected if k.endswith(tuple(computed))} if computed else set()
+    problems = [f'missing {k}' for k in expected if k not in state and k not in optional]
+    problems += [f'unexpected {k}' for k in state if k not in expected]
+    problems += [
+        f'{k} has shape {tuple(state[k].shape)} instead of {tuple(s)}'
+        for k, s in expected.items()
+        if k in state and state[k].shape != s
+    ]
+    if problems:
+        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
+        raise ValueError(f'{source} does not fit the model of its config: {shown}')
+    model = build()
+    model.load_state_dict(dict(state), strict=False)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,114 @@
+"""A CLIP as rewards use it: pictures and prompts to unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vipo.assets import resolve
+from vipo.rewards.checkpoints import load_strictly, read_tensors
+from vipo.rewards.open_clip_layout import clip_config, read_sizes, to_transformers
+from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+
+class ClipTowers:
+    """Both towers of a CLIP, frozen, with CLIP's own pre-processing in torch.
+
+    Args:
+        model: transformers' class, whichever layout it was loaded from.
+        tokenize: prompts to ids ``(N, L)``, cut and padded to the context of the model.
+        antialias: of the bicubic resize.
+    """
+
+    def __init__(self, model: CLIPModel, tokenize: Callable[[Sequence[str]], Tensor], antialias: bool = True) -> None:
+        self.model = model
+        self.tokenize = tokenize
+        self.antialias = antialias
+        self.side = model.config.vision_config.image_size
+
+    @classmethod
+    def from_open_clip(cls, checkpoint: Path, dtype: torch.dtype, antialias: bool = True) -> ClipTowers:
+        """From a checkpoint in open_clip's layout (HPSv2).
+
+        Its sizes are read from ``open_clip_config.json`` beside it and are those of ViT-H-14 where there is none. The
+        tokenizer is ``tokenizer.json`` beside it, or else open_clip's own, which comes with that package.
+
+        Raises:
+            ValueError: the file cannot be read as tensors alone, or its keys or shapes are not the model's.
+        """
+        from transformers import CLIPConfig, CLIPModel
+
+        config = CLIPConfig(**clip_config(read_sizes(checkpoint)))
+        state = to_transformers(read_tensors(checkpoint))
+        model = load_strictly(lambda: CLIPModel(config), state, checkpoint, computed=('position_ids',)).to(dtype)
+        context = config.text_config.max_position_embeddings
+        if (checkpoint.parent / 'tokenizer.json').exists():
+            return cls(model, _saved_tokenizer(str(checkpoint.parent), context), antialias)
+        import open_clip
+
+        tokenize = open_clip.get_tokenizer('ViT-H-14', context_length=context)
+        return cls(model, lambda prompts: tokenize(list(prompts)), antialias)
+
+    @classmethod
+    def from_pretrained(cls, name: str, dtype: torch.dtype, antialias: bool = True) -> ClipTowers:
+        """From a folder or hub repository in transformers' layout (PickScore, CLIP), tokenizer included.
+
+        Raises:
+            ValueError: weights are missing, left over or of another shape.
+        """
+        from transformers import CLIPModel
+
+        name = str(resolve(name))
+        model, info = CLIPModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
+        problems = [
+            f'{kind.replace("_keys", "")} {key}' for kind, keys in info.items() for key in sorted(map(str, keys))
+        ]
+        problems = [p for p in problems if not p.endswith('position_ids')]
+        if problems:
+            raise ValueError(f'{name} does not fit the CLIP of its config: {"; ".join(problems[:5])}')
+        context = model.config.text_config.max_position_embeddings
+        return cls(model.eval().requires_grad_(False), _saved_tokenizer(name, context), antialias)
+
+    def to(self, device: torch.device | str) -> ClipTowers:
+        """Move the weights."""
+        self.model.to(device)
+        return self
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """Unit vectors ``(N, D)`` float32 of pictures ``(N, 3, Y, X)`` in [0, 1]; differentiable."""
+        weight = self.model.logit_scale
+        images = resize_center_crop(pixels.to(weight.device, torch.float32), self.side, antialias=self.antialias)
+        images = normalize(images, OPENAI_MEAN, OPENAI_STD).to(weight.dtype)
+        pooled = self.model.vision_model(pixel_values=images).pooler_output
+        return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors ``(N, D)`` float32 of prompts."""
+        # No mask of the padding: attention is causal, and the vector is taken at the end token.
+        ids = self.tokenize(prompts).to(self.model.logit_scale.device)
+        pooled = self.model.text_model(input_ids=ids).pooler_output
+        return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+
+    def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """``cos(image, text)`` ``(N,)`` of each picture and its prompt."""
+        return (self.image(pixels) * self.text(prompts)).sum(-1)
+
+
+def _saved_tokenizer(name: str, context: int) -> Callable[[Sequence[str]], Tensor]:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(name)
+
+    def tokenize(prompts: Sequence[str]) -> Tensor:
+        options = {'padding': 'max_length', 'truncation': True, 'max_length': context, 'return_tensors': 'pt'}
+        return tokenizer(list(prompts), **options).input_ids
+
+    return tokenize
