@@ -34,6 +34,7 @@ setup(
         'opencv-python-headless',
         'decord',
         'peft>=0.17',
+        'accelerate',
         'safetensors',
         'tensorboard',
         'matplotlib',

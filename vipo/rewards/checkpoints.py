@@ -79,7 +79,7 @@ def load_strictly(
     """Build a model and fill it, frozen and in evaluation mode; nothing of it stays at random values.
 
     Args:
-        build: makes the model with random weights; it is also called on the meta device.
+        build: makes the model; no memory is spent on its first weights.
         state: the tensors by the model's own names.
         source: for messages.
         computed: ends of the names of buffers that the model computes and no checkpoint needs to hold.
@@ -87,8 +87,11 @@ def load_strictly(
     Raises:
         ValueError: a key is missing or unexpected, or a shape differs.
     """
-    with torch.device('meta'):
-        expected = {k: v.shape for k, v in build().state_dict().items()}
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):  # buffers are computed and few; parameters are about to be given
+        model = build()
+    expected = {k: v.shape for k, v in model.state_dict().items()}
     optional = {k for k in expected if k.endswith(tuple(computed))} if computed else set()
     problems = [f'missing {k}' for k in expected if k not in state and k not in optional]
     problems += [f'unexpected {k}' for k in state if k not in expected]
@@ -100,6 +103,6 @@ def load_strictly(
     if problems:
         shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
         raise ValueError(f'{source} does not fit the model of its config: {shown}')
-    model = build()
-    model.load_state_dict(dict(state), strict=False)
+    # The model takes over the tensors themselves: nothing is held twice, and each keeps its dtype.
+    model.load_state_dict(dict(state), strict=False, assign=True)
     return model.eval().requires_grad_(False)
