@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vipo.advantages import group_advantages
+from vipo.advantages import combined_advantages, group_advantages
 
 NAN = float('nan')
 
@@ -111,3 +111,48 @@ def test_errors():
         group_advantages(rewards, group[:3])
     with pytest.raises(ValueError, match='equal vectors'):
         group_advantages(rewards.reshape(2, 2), group.reshape(2, 2))
+
+
+def combined(combine, parts, weights, valid=None, **options):
+    parts = {name: torch.tensor(values) for name, values in parts.items()}
+    rewards = sum(weights[name] * values for name, values in parts.items())
+    group = torch.zeros(len(rewards), dtype=torch.int64)
+    options = {'eps': 0.0, **options}
+    valid = None if valid is None else torch.tensor(valid)
+    return combined_advantages(rewards, group, valid, parts=parts, weights=weights, combine=combine, **options).tolist()
+
+
+def test_sum_of_advantages_by_hand():
+    """Two parts that disagree: in the sum of rewards the larger one wins, in the sum of advantages neither does."""
+    parts = {'small': [0.0, 1.0], 'large': [100.0, 0.0]}
+    equal = {'small': 1.0, 'large': 1.0}
+    assert combined('rewards', parts, equal) == pytest.approx([1, -1])
+    assert combined('advantages', parts, equal) == pytest.approx([0, 0])
+    assert combined('advantages', parts, {'small': 3.0, 'large': 1.0}) == pytest.approx([-2, 2])
+
+
+def test_sum_of_advantages_of_the_paper():
+    """VQ + MQ: each normalised in its group, then added."""
+    vq, mq = [1.0, 2.0, 6.0], [0.5, 0.1, 0.3]
+    expected = [(a - np.mean(vq)) / np.std(vq) + (b - np.mean(mq)) / np.std(mq) for a, b in zip(vq, mq, strict=True)]
+    assert combined('advantages', {'VQ': vq, 'MQ': mq}, {'VQ': 1.0, 'MQ': 1.0}) == pytest.approx(expected)
+
+
+def test_sum_of_advantages_is_clipped_as_a_whole_and_masked():
+    parts, weights = {'a': [0.0, 1.0, 7.0], 'b': [0.0, 2.0, 7.0]}, {'a': 1.0, 'b': 1.0}
+    valid = [True, True, False]
+    assert combined('advantages', parts, weights, valid) == pytest.approx([-2, 2, 0])
+    assert combined('advantages', parts, weights, valid, clip=1.5) == pytest.approx([-1.5, 1.5, 0])
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        ({'combine': 'sum'}, r"must be one of \('rewards', 'advantages'\)"),
+        ({'combine': 'advantages'}, 'weighted sum of parts'),
+        ({'combine': 'advantages', 'weights': {}}, 'weighted sum of parts'),
+    ],
+)
+def test_sums_that_cannot_be_had(options, match):
+    with pytest.raises(ValueError, match=match):
+        combined_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.int64), **options)

@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 SCALES = ('group', 'global', 'none')
+COMBINATIONS = ('rewards', 'advantages')
+
+
+def combined_advantages(
+    rewards: Tensor,
+    group: Tensor,
+    valid: Tensor | None = None,
+    *,
+    parts: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, float] | None = None,
+    combine: str = 'rewards',
+    clip: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """Advantages of a reward, or of each of its parts by itself, summed by their weights.
+
+    A sum of rewards is ruled by the part that varies most; in a sum of advantages each part counts by its weight alone.
+    The paper sums the advantages of visual and motion quality.
+
+    Args:
+        rewards, group, valid: as in :func:`group_advantages`.
+        parts: values ``(B,)`` by name.
+        weights: of the parts that count.
+        combine: ``'rewards'``: the advantage of ``rewards``; ``'advantages'``: of each part, summed.
+        clip: bound on the absolute advantage after summing.
+        options: of :func:`group_advantages`.
+
+    Returns:
+        ``(B,)`` float32.
+
+    Raises:
+        ValueError: unknown combination, or advantages are to be summed and there are no weighted parts.
+    """
+    if combine not in COMBINATIONS:
+        raise ValueError(f'combine must be one of {COMBINATIONS}, got {combine!r}')
+    if combine == 'rewards':
+        return group_advantages(rewards, group, valid, clip=clip, **options)
+    if not weights:
+        raise ValueError(
+            "combine='advantages' needs a reward that is a weighted sum of parts, such as WeightedReward or "
+            'VideoAlignReward'
+        )
+    terms = [w * group_advantages((parts or {})[name], group, valid, **options) for name, w in weights.items()]
+    total = torch.stack(terms).sum(0)
+    return total if clip is None else total.clamp(-clip, clip)
 
 
 def group_advantages(

@@ -78,6 +78,8 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('rollout.selector.type=RandomFraction', ["'size'", '_delete_=True']),
         ('advantage.epss=1', ["config key 'advantage'", "Did you mean 'eps'"]),
         ('advantage.scale=batch', ['scale must be one of']),
+        ('advantage.combine=sum', ['combine must be one of']),
+        ('advantage.combine=advantages', ['weighted sum of parts', 'HPSReward is none', 'WeightedReward']),
         ('loss.kl_weight=0.1', ['loss.kl_weight needs the reference policy', 'keep_reference']),
         ('load_from=/nowhere.pth', ["'/nowhere.pth' does not exist"]),
         ('batch.group_size.x=2', ['--cfg-options batch.group_size.x', 'has no parts']),

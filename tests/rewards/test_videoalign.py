@@ -132,7 +132,7 @@ def test_normalisation_is_the_checkpoints(make, reward, clips):
 def test_score_is_the_weighted_sum(make, reward, clips):
     out = reward(clips, PROMPTS)
     torch.testing.assert_close(out.scores, out.parts['VQ'] + out.parts['MQ'])
-    assert out.weights == {'VQ': 1.0, 'MQ': 1.0}
+    assert reward.weights == {'VQ': 1.0, 'MQ': 1.0}
     other = make(weights={'TA': 2.0, 'VQ': -0.5})(clips, PROMPTS)
     torch.testing.assert_close(other.scores, 2 * out.parts['TA'] - 0.5 * out.parts['VQ'])
 

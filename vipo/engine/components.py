@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
-from vipo.advantages import group_advantages
+from vipo.advantages import combined_advantages, group_advantages
 from vipo.datasets.prompts import read_prompts
 from vipo.diffusion.kernels import Kernel
 from vipo.diffusion.steps import StepSelector
@@ -167,8 +167,9 @@ def build_components(cfg: Config) -> Components:
         read_prompts(cfg.train_dataloader.dataset.file)
     advantage = dict(cfg.get('advantage') or {})
     two = torch.zeros(2)
-    check_options(group_advantages, {'rewards': two, 'group': two.long(), **advantage}, 'advantage')
-    group_advantages(two, two.long(), **advantage)
+    shared = {'rewards': two, 'group': two.long()}
+    check_options(group_advantages, {**shared, **{k: v for k, v in advantage.items() if k != 'combine'}}, 'advantage')
+    combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0})
     loss = LOSSES.build(cfg.loss, at='loss')
     if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
         raise ConfigError(
@@ -179,6 +180,11 @@ def build_components(cfg: Config) -> Components:
     if cfg.get('structurer') is not None:
         structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
     reward = as_reward(REWARDS.build(cfg.reward, at='reward'))
+    if advantage.get('combine') == 'advantages' and not reward.weights:
+        raise ConfigError(
+            "advantage.combine='advantages' needs a reward that is a weighted sum of parts, and "
+            f'{type(reward).__name__} is none; WeightedReward and VideoAlignReward are'
+        )
     extra = {
         name: as_reward(REWARDS.build(c, at=f'eval_rewards.{name}'))
         for name, c in (cfg.get('eval_rewards') or {}).items()

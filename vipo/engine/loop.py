@@ -10,7 +10,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vipo.advantages import group_advantages
+from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
 from vipo.engine.parallel import check_equal_weights, gather, over_ranks
@@ -175,7 +175,11 @@ class PolicyLoop(IterBasedTrainLoop):
             samples.reward = score(c.reward, 'reward', samples.pixels, samples.prompts, samples.metadata)
             rewards, valid = gather(samples.reward.scores.cpu()), gather(samples.reward.valid.cpu())
             check_valid(valid, self.max_invalid_fraction)
-            advantages = group_advantages(rewards, gather(samples.group), valid, **c.advantage)
+            weights = c.reward.weights or {}
+            parts = {name: gather(samples.reward.parts[name].float().cpu()) for name in weights}
+            advantages = combined_advantages(
+                rewards, gather(samples.group), valid, parts=parts, weights=weights, **c.advantage
+            )
             mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
             samples.advantage = advantages[mine].to(samples.trajectory.log_prob.device)
 

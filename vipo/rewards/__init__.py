@@ -1,8 +1,21 @@
 """Rewards: pixels + prompts -> one score per sample."""
 
 from vipo.rewards.base import Reward, RewardOutput
+from vipo.rewards.frames import FrameReward
 from vipo.rewards.function import FunctionReward, as_reward
 from vipo.rewards.hps import HPSReward
+from vipo.rewards.picture import PictureReward
 from vipo.rewards.videoalign import VideoAlignReward
+from vipo.rewards.weighted import WeightedReward
 
-__all__ = ['FunctionReward', 'HPSReward', 'Reward', 'RewardOutput', 'VideoAlignReward', 'as_reward']
+__all__ = [
+    'FrameReward',
+    'FunctionReward',
+    'HPSReward',
+    'PictureReward',
+    'Reward',
+    'RewardOutput',
+    'VideoAlignReward',
+    'WeightedReward',
+    'as_reward',
+]

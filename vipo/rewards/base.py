@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,14 +20,11 @@ class RewardOutput:
         parts: named components of the score, each ``(B,)``, for logging.
         valid: ``(B,)`` bool; a sample whose score could not be had is masked out of its group. Non-finite scores
             are marked invalid whatever the reward said.
-        weights: the parts of which the score is a weighted sum, and their weights; None where it is no such sum. The
-            advantages of these parts can then be summed in place of the parts, see :mod:`vipo.advantages`.
     """
 
     scores: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     valid: Tensor | None = None
-    weights: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self.scores = self.scores.detach().float()
@@ -44,9 +41,12 @@ class Reward(ABC):
 
     Attributes:
         differentiable: whether scores have a gradient with respect to the pixels.
+        weights: the parts of which the score is a weighted sum, but for a constant, and their weights; None where it is
+            no such sum. The advantages of these parts can be summed in place of the parts, see :mod:`vipo.advantages`.
     """
 
     differentiable: ClassVar[bool] = False
+    weights: Mapping[str, float] | None = None
 
     @abstractmethod
     def __call__(

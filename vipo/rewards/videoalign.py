@@ -39,8 +39,8 @@ class VideoAlignReward(Reward):
     Args:
         weights: dimension -> weight, of ``VQ`` (visual quality), ``MQ`` (motion quality), ``TA`` (text alignment). The
             paper's is VQ + MQ.
-        checkpoint: instead of the published one, a folder or hub repository in its layout: ``model_config.json``, and in
-            ``checkpoint-*/`` the file ``model.pth`` and the folder ``tokenizer/``.
+        checkpoint: instead of the published one, a folder or hub repository in its layout: ``model_config.json``, and
+            in ``checkpoint-*/`` the file ``model.pth`` and the folder ``tokenizer/``.
         template: the file with the instruction text, see :func:`~vipo.rewards.templates.read_template`.
         template_sha256: of the text; None takes a text of your own.
         fps: frames a second of a clip; a record's ``metadata['fps']`` goes before it. DanceGRPO and the paper say 8.
@@ -70,7 +70,7 @@ class VideoAlignReward(Reward):
         device: str = 'cpu',
         dtype: str = 'bfloat16',
     ) -> None:
-        self.weights = dict({'VQ': 1.0, 'MQ': 1.0} if weights is None else weights)
+        self.weights: Mapping[str, float] = dict({'VQ': 1.0, 'MQ': 1.0} if weights is None else weights)
         for name in self.weights:
             if name not in DIMENSIONS:
                 raise ValueError(f'reward.weights: {name!r} is none of {DIMENSIONS}.{closest(name, DIMENSIONS)}')
@@ -128,7 +128,7 @@ class VideoAlignReward(Reward):
                     scores[piece] = self.score_clips(pixels[piece], [prompts[i] for i in piece], rate).cpu()
         parts = {name: scores[:, i] for i, name in enumerate(DIMENSIONS)}
         total = sum(weight * parts[name] for name, weight in self.weights.items())
-        return RewardOutput(total, parts=parts, weights=self.weights)
+        return RewardOutput(total, parts=parts)
 
     def score_clips(self, pixels: Tensor, prompts: Sequence[str], fps: float | None = None) -> Tensor:
         """Scores ``(N, 3)`` by :data:`DIMENSIONS` of clips ``(N, 3, F, Y, X)``; differentiable."""

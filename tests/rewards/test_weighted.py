@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from vipo.registry import REWARDS, ConfigError
+from vipo.rewards import FunctionReward, Reward, RewardOutput, WeightedReward
+
+PIXELS = torch.zeros(3, 3, 1, 4, 4)
+PROMPTS = ['a', 'b', 'c']
+
+
+def fixed(*values, **parts):
+    def function(pixels, prompts, metadata):
+        return RewardOutput(torch.tensor(values), parts={k: torch.tensor(v) for k, v in parts.items()})
+
+    return FunctionReward(function)
+
+
+class Sum(Reward):
+    """A reward that is a weighted sum of its own."""
+
+    def __init__(self):
+        self.weights = {'x': 1.0, 'y': 2.0}
+
+    def __call__(self, pixels, prompts, metadata=None):
+        x, y = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0])
+        return RewardOutput(x + 2 * y, parts={'x': x, 'y': y})
+
+
+def test_sum_by_hand():
+    reward = WeightedReward(
+        {
+            'a': {'reward': fixed(1.0, 2.0, 3.0), 'weight': 2.0},
+            'b': {'reward': fixed(10.0, 30.0, 20.0, raw=[7.0, 8.0, 9.0]), 'weight': -1.0, 'mean': 20.0, 'std': 10.0},
+        }
+    )
+    out = reward(PIXELS, PROMPTS)
+    assert out.scores.tolist() == pytest.approx([2 + 1, 4 - 1, 6])
+    assert {k: v.tolist() for k, v in out.parts.items()} == {'a': [1, 2, 3], 'b': [-1, 1, 0], 'b/raw': [7, 8, 9]}
+    assert reward.weights == {'a': 2.0, 'b': -1.0}
+
+
+def test_score_is_the_sum_of_the_weighted_parts():
+    reward = WeightedReward(
+        {
+            'own': {'reward': Sum(), 'weight': 3.0},
+            'scaled': {'reward': Sum(), 'mean': 1.0, 'std': 2.0},
+            'watched': {'reward': fixed(9.0, 9.0, 9.0), 'weight': 0.0},
+        }
+    )
+    assert reward.weights == {'own/x': 3.0, 'own/y': 6.0, 'scaled': 1.0}
+    out = reward(PIXELS, PROMPTS)
+    again = sum(w * out.parts[k] for k, w in reward.weights.items())
+    torch.testing.assert_close(out.scores, again)
+    assert 'watched' in out.parts
+
+
+def test_sample_is_valid_where_all_parts_are():
+    reward = WeightedReward({'a': {'reward': fixed(1.0, float('nan'), 3.0)}, 'b': {'reward': fixed(1.0, 2.0, 3.0)}})
+    assert reward(PIXELS, PROMPTS).valid.tolist() == [True, False, True]
+
+
+def test_failure_names_the_part():
+    def broken(*_):
+        raise KeyError('no such thing')
+
+    reward = WeightedReward({'good': {'reward': fixed(1.0, 2.0, 3.0)}, 'bad': {'reward': FunctionReward(broken)}})
+    with pytest.raises(RuntimeError, match=r"part 'bad' \(FunctionReward\): KeyError: 'no such thing'"):
+        reward(PIXELS, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'match'),
+    [
+        ({}, r'reward\.parts is empty'),
+        ({'a': {'reward': fixed(1.0), 'weight': 0.0}}, 'every weight is 0'),
+        ({'a': {'reward': fixed(1.0), 'std': 0.0}}, r'parts\.a\.std must be positive'),
+        ({'a': {'reward': fixed(1.0), 'wieght': 2.0}}, r"parts\.a.*'wieght'.*Did you mean 'weight'"),
+        ({'a': {'reward': {'type': 'HSPReward'}}}, r"parts\.a\.reward.*Did you mean 'HPSReward'"),
+        ({'a': {'weight': 2.0}}, r'reward\.parts\.a.*reward'),
+    ],
+)
+def test_mistakes_name_the_key(parts, match):
+    with pytest.raises(ConfigError, match=match):
+        REWARDS.build({'type': 'WeightedReward', 'parts': parts}, at='reward')
+
+
+def test_from_config():
+    tiny = {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps'}
+    config = {'type': 'WeightedReward', 'parts': {'hps': {'reward': tiny, 'weight': 2.0}}}
+    pixels = torch.rand(3, 3, 1, 32, 32)
+    whole, alone = REWARDS.build(config)(pixels, PROMPTS), REWARDS.build(tiny)(pixels, PROMPTS)
+    torch.testing.assert_close(whole.scores, 2 * alone.scores)

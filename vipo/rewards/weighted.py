@@ -1,0 +1,91 @@
+"""Several rewards as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vipo.registry import REWARDS, ConfigError
+from vipo.registry.build import check_options
+from vipo.rewards.base import Reward, RewardOutput
+from vipo.rewards.function import as_reward
+
+
+@REWARDS.register_module()
+class WeightedReward(Reward):
+    """``sum_k weight_k (score_k - mean_k) / std_k``, each part logged by its name.
+
+    A sample is valid where all of its parts are. The parts of a reward that is itself a weighted sum, and is not
+    rescaled here, become parts of this one, named ``name/part``.
+
+    Args:
+        parts: name -> ``dict(reward=dict(type=...), weight=1.0, mean=0.0, std=1.0)``. Mean and std bring rewards of
+            different scales together: what the reward gives the untrained generator, for one.
+
+    Raises:
+        ValueError: no parts, all weights zero, or a std that is not positive.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        if not parts:
+            raise ValueError('reward.parts is empty')
+        self.parts: dict[str, _Part] = {}
+        for name, options in parts.items():
+            check_options(_Part, options, f'reward.parts.{name}')
+            self.parts[name] = _Part(**options, name=f'parts.{name}.reward')
+        if not any(part.weight for part in self.parts.values()):
+            raise ValueError('reward.parts: every weight is 0, so there is nothing to learn')
+        self.weights: Mapping[str, float] = {
+            key: part.weight * weight
+            for name, part in self.parts.items()
+            for key, weight in part.terms(name).items()
+            if part.weight * weight
+        }
+
+    def to(self, device: torch.device | str) -> WeightedReward:
+        for part in self.parts.values():
+            part.reward.to(device)
+        return self
+
+    def __call__(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> RewardOutput:
+        total, valid = torch.zeros(len(prompts)), torch.ones(len(prompts), dtype=torch.bool)
+        logged: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            try:
+                output = part.reward(pixels, prompts, metadata)
+            except Exception as error:
+                kind = type(part.reward).__name__
+                raise RuntimeError(f'part {name!r} ({kind}): {type(error).__name__}: {error}') from error
+            logged[name] = (output.scores.cpu() - part.mean) / part.std
+            logged |= {f'{name}/{key}': value.cpu() for key, value in output.parts.items()}
+            total += part.weight * logged[name]
+            valid &= output.valid.cpu()
+        return RewardOutput(total, parts=logged, valid=valid)
+
+
+class _Part:
+    """One part; its arguments are the options that a config gives."""
+
+    def __init__(
+        self,
+        reward: Mapping[str, Any] | Reward,
+        weight: float = 1.0,
+        mean: float = 0.0,
+        std: float = 1.0,
+        name: str = 'reward',
+    ) -> None:
+        if not std > 0:
+            raise ConfigError(f'reward.{name.removesuffix(".reward")}.std must be positive, got {std}')
+        self.reward = as_reward(REWARDS.build(reward, at=name))
+        self.weight, self.mean, self.std = weight, mean, std
+
+    def terms(self, name: str) -> dict[str, float]:
+        """Parts of the sum, and their weights in it, that this one stands for."""
+        if self.reward.weights is None or (self.mean, self.std) != (0.0, 1.0):
+            return {name: 1.0}
+        return {f'{name}/{key}': weight for key, weight in self.reward.weights.items()}
