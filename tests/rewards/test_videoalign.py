@@ -276,7 +276,7 @@ def test_places_that_hold_no_checkpoint(copy, make, tmp_path):
         ({'weights': {'VQ': 0.0}}, 'every weight is 0'),
         ({'positions': '2d'}, 'positions must be one of'),
         ({'fps': 0}, 'must be positive'),
-        ({'template': None}, r'template is not given.*download https://.*prompt_template\.py'),
+        ({'template': None}, r'template is not given.*download prompt_template\.py from https://'),
         ({'template': '/nowhere/prompt_template.py'}, 'is no file.*download'),
     ],
 )

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLModel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from vipo.rewards.hpsv3 import make_head
 
 _VIDEO_TOKENS = ('<|VQ_reward|>', '<|MQ_reward|>', '<|TA_reward|>')
 _CHAT = ('<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>')
@@ -59,6 +62,36 @@ def published_names(model: Qwen2VLModel) -> dict[str, Tensor]:
     }
 
 
+def _random_state(config: Qwen2VLConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    """All weights under their published names, wider than the library's start so that scores differ."""
+    with torch.device('meta'):
+        shapes = published_names(Qwen2VLModel(config))
+    state = {
+        k: (1.0 if v.ndim == 1 and k.endswith('weight') else 0.0) + 0.2 * torch.randn(v.shape, generator=generator)
+        for k, v in shapes.items()
+    }
+    return state | {'lm_head.weight': state['model.embed_tokens.weight'].clone()}
+
+
+def save_hpsv3_twin(folder: Path, seed: int = 0) -> Path:
+    """Write a tiny HPSv3 and an instruction text of our own.
+
+    Returns:
+        The folder: the checkpoint, its config, ``tokenizer/`` and ``template.txt``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokenizer = qwen2_tokenizer([])
+    tokenizer.save_pretrained(folder / 'tokenizer')
+    tokenizer.add_special_tokens({'additional_special_tokens': ['<|Reward|>']})
+    config = tiny_config(tokenizer)
+    config.save_pretrained(folder)
+    head = make_head(config.text_config.hidden_size).state_dict()
+    head = {f'rm_head.{k}': torch.randn(v.shape, generator=generator) / v.shape[-1] ** 0.5 for k, v in head.items()}
+    save_file(_random_state(config, generator) | head, folder / 'HPSv3.safetensors')
+    (folder / 'template.txt').write_text('Rate the picture. It was asked for with: {text_prompt}\nScore: <|Reward|>\n')
+    return folder
+
+
 def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
     """Write a tiny VideoAlign with adapters that are not zero, and an instruction text of our own.
 
@@ -68,13 +101,7 @@ def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
     generator = torch.Generator().manual_seed(seed)
     tokenizer = qwen2_tokenizer(_VIDEO_TOKENS)
     config = tiny_config(tokenizer)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # wider than the library's start, so that scores differ
-        state = {
-            k: v + 0.2 * torch.randn(v.shape, generator=generator)
-            for k, v in published_names(Qwen2VLModel(config)).items()
-        }
+    state = _random_state(config, generator)
     for key in [k for k in state if k.startswith('model.layers.') and k.split('.')[-2] in _ADAPTED]:
         layer, name = key.rsplit('.', 1)
         weight = state.pop(key)
@@ -82,7 +109,6 @@ def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
         if name == 'weight':
             state[f'{layer}.lora_A.default.weight'] = torch.randn(_RANK, weight.shape[1], generator=generator) / 4
             state[f'{layer}.lora_B.default.weight'] = torch.randn(weight.shape[0], _RANK, generator=generator) / 4
-    state['lm_head.weight'] = state['model.embed_tokens.weight'].clone()
     state['rm_head.weight'] = torch.randn(1, 16, generator=generator)
     step = folder / 'checkpoint-1'
     tokenizer.save_pretrained(step / 'tokenizer')

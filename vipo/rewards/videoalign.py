@@ -21,7 +21,7 @@ from vipo.rewards.templates import fill, read_template
 
 _HUB, _REVISION = 'KlingTeam/VideoReward', 'b8e421fe21aec3dde5f61fdd1dc44e1d603b9727'
 _TEMPLATE_SHA256 = 'fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54af700'
-_TEMPLATE_ORIGIN = 'https://raw.githubusercontent.com/KlingAIResearch/VideoAlign/main/prompt_template.py'
+_TEMPLATE_ORIGIN = 'prompt_template.py from https://github.com/KlingAIResearch/VideoAlign'
 #: Of Qwen2-VL-2B with its embedding once, as the reward uses it.
 _PARAMETERS = 2_208_561_664
 _PREFIX = 'base_model.model.'

@@ -1,0 +1,138 @@
+"""Human Preference Score v3: Qwen2-VL-7B with a head for mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vipo.assets import resolve
+from vipo.registry import REWARDS
+from vipo.registry.build import torch_dtype
+from vipo.rewards.checkpoints import load_strictly, locate_file, read_tensors
+from vipo.rewards.picture import PictureReward
+from vipo.rewards.qwen2_vl import Qwen2VLScorer, modern_names, read_config
+from vipo.rewards.templates import fill, read_template
+
+_HUB, _FILE = 'MizzenAI/HPSv3', 'HPSv3.safetensors'
+_TOKENIZER = 'Qwen/Qwen2-VL-7B-Instruct'
+_TEMPLATE_SHA256 = 'f6ee57479d4e9eee76b49c00dc962e1e696a5a2b3cc32cebd9b1fa76fe27502c'
+_TEMPLATE_ORIGIN = 'hpsv3/dataset/data_collator_qwen.py from https://github.com/MizzenAI/HPSv3'
+#: Of Qwen2-VL-7B without the head that predicts words.
+_PARAMETERS = 7_745_000_000
+#: Every picture gets this area.
+_PIXELS = 256 * 28 * 28
+_TOKEN = '<|Reward|>'
+
+
+@REWARDS.register_module()
+class HPSv3Reward(PictureReward):
+    """The mean of the preference that HPSv3 predicts (arXiv 2508.03789), about 0 to 12.
+
+    Args:
+        checkpoint: instead of the hub, ``HPSv3.safetensors`` or a folder that holds it.
+        tokenizer: Qwen2-VL's, a folder or hub id; the special token is added where it lacks.
+        template: the file with the instruction text, see :func:`~vipo.rewards.templates.read_template`.
+        template_sha256: of the text; None takes a text of your own.
+        positions: ``'1d'`` as the checkpoint was trained, or ``'3d'``, see
+            :class:`~vipo.rewards.qwen2_vl.Qwen2VLScorer`.
+        batch_size: most pictures in one forward pass.
+        device, dtype: of the weights; the head works in float32.
+
+    Raises:
+        ValueError: no template, or a checkpoint that does not fit.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        tokenizer: str = _TOKENIZER,
+        template: str | None = None,
+        template_sha256: str | None = _TEMPLATE_SHA256,
+        positions: str = '1d',
+        batch_size: int = 8,
+        device: str = 'cpu',
+        dtype: str = 'bfloat16',
+    ) -> None:
+        self.template = read_template(template, template_sha256, _TEMPLATE_ORIGIN)
+        self.batch_size = batch_size
+        path = locate_file(checkpoint, _HUB, _FILE, 'reward.checkpoint')
+        self.scorer = load_scorer(path, tokenizer, torch_dtype(dtype), positions).to(device)
+
+    @classmethod
+    def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
+        """What a config with these options loads, see :mod:`vipo.engine.hub`."""
+        return {
+            'checkpoint': options.get('checkpoint') or _HUB,
+            'tokenizer': options.get('tokenizer', _TOKENIZER),
+        }
+
+    @classmethod
+    def model_bytes(cls, options: dict[str, Any]) -> int | None:
+        """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
+        width = torch_dtype(options.get('dtype', 'bfloat16')).itemsize
+        return None if options.get('checkpoint') else _PARAMETERS * width
+
+    @classmethod
+    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
+        from vipo.rewards.qwen2_vl_twin import save_hpsv3_twin
+
+        place = save_hpsv3_twin(folder / 'hpsv3')
+        return {
+            'checkpoint': str(place),
+            'tokenizer': str(place / 'tokenizer'),
+            'template': str(place / 'template.txt'),
+            'template_sha256': None,
+            'device': 'cpu',
+            'dtype': 'float32',
+        }
+
+    def to(self, device: torch.device | str) -> HPSv3Reward:
+        self.scorer.to(device)
+        return self
+
+    def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.mean_and_spread(pixels, prompts)[:, 0]
+
+    def mean_and_spread(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Both outputs ``(N, 2)`` of the head for pictures ``(N, 3, Y, X)``: the mean, and what spread follows from."""
+        return self.scorer(pixels[:, None], [fill(self.template, p) for p in prompts], 'image')[:, 0]
+
+
+def make_head(width: int) -> nn.Sequential:
+    """The published head; dropout does nothing here and keeps the numbers of the layers."""
+    hidden = (1024, 16)
+    return nn.Sequential(
+        nn.Linear(width, hidden[0]),
+        nn.ReLU(),
+        nn.Dropout(0.05),
+        nn.Linear(hidden[0], hidden[1]),
+        nn.ReLU(),
+        nn.Linear(hidden[1], 2),
+    )
+
+
+def load_scorer(path: Path, tokenizer: str, dtype: torch.dtype, positions: str = '1d') -> Qwen2VLScorer:
+    """Load the published file with every key accounted for.
+
+    Raises:
+        ValueError: the file is damaged, or keys or shapes are not the model's.
+    """
+    from transformers import Qwen2Tokenizer, Qwen2VLModel
+
+    words = Qwen2Tokenizer.from_pretrained(resolve(tokenizer))
+    if _TOKEN not in words.get_vocab():
+        words.add_special_tokens({'additional_special_tokens': [_TOKEN]})
+    state = read_tensors(path)
+    state.pop('lm_head.weight', None)  # predicts words, which nobody asks for
+    head = {k.removeprefix('rm_head.'): state.pop(k).float() for k in [k for k in state if k.startswith('rm_head.')]}
+    config = read_config(path.parent, '7b', len(words))
+    model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), path).to(dtype)
+    readout = load_strictly(lambda: make_head(config.text_config.hidden_size), head, f'rm_head of {path}')
+    return Qwen2VLScorer(model, readout, words, [_TOKEN], _PIXELS, _PIXELS, positions)
