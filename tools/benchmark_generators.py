@@ -2,9 +2,12 @@
 
     python tools/benchmark_generators.py --families sd3 flux --samples 8 --steps 8
     python tools/benchmark_generators.py --config configs/vipo_flux_hps_lora.py --samples 4
+    python tools/benchmark_generators.py --config configs/vipo_flux_hps_lora.py --samples 4 --init random
 
 Without a config the families run on their tiny twins, where everything that is not the model weighs most. Rollout and
-pipeline take turns, and the median of the repetitions counts. Both encode the prompts, sample and decode.
+pipeline take turns, and the median of the repetitions counts. Both encode the prompts, sample and decode. With random
+weights prompts are not encoded, and no weights are downloaded. Of a config the peaks that tools/plan.py foresees are
+printed beside the measured ones.
 """
 
 from __future__ import annotations
@@ -83,7 +86,11 @@ def benchmark(generator: PipelineGenerator, samples: int, steps: int, repeats: i
         optimizer.zero_grad()
 
     def theirs() -> None:
-        generator.pipe(prompts, num_inference_steps=steps, output_type='pt', **generator.pipeline_arguments())
+        if generator.init == 'random':
+            texts = generator.pipeline_texts(generator.encode(prompts))
+        else:
+            texts = {'prompt': prompts}
+        generator.pipe(**texts, num_inference_steps=steps, output_type='pt', **generator.pipeline_arguments())
 
     def seconds(work: Callable[[], None]) -> float:
         began = timer._now()
@@ -130,19 +137,44 @@ def benchmark(generator: PipelineGenerator, samples: int, steps: int, repeats: i
     }
 
 
+def planned(config: dict[str, Any], samples: int) -> dict[str, float]:
+    """The peaks of rollout and update beside weights and optimiser, as a plan foresees them."""
+    from vipo.engine.components import count_parameters
+    from vipo.engine.measure import measure_pass
+    from vipo.engine.plan import adapter_parameters
+    from vipo.registry import GENERATORS
+
+    generator, lora = GENERATORS.build({**config, 'init': 'meta'}, at='generator'), config.get('lora')
+    cost = measure_pass(generator, samples, lora)
+    trained = count_parameters(generator.denoiser)[1] if lora is None else adapter_parameters(generator, lora)
+    kept = cost.saved_checkpointed if config.get('gradient_checkpointing') else cost.saved
+    return {
+        'rollout, planned MiB': max(cost.forward_peak, cost.decode_peak) / 2**20,
+        'update, planned MiB': (kept + 4 * trained) / 2**20,
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
+    from mmengine.config import DictAction
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES), help='twins')
     parser.add_argument('--config', help='the generator of a config, at its full size, in place of twins')
+    parser.add_argument(
+        '--init', choices=('pretrained', 'random'), default='pretrained', help='random: no weights are needed'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--samples', type=int, default=8)
     parser.add_argument('--steps', type=int, default=8)
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
+    if args.steps < 3:
+        parser.error('--steps must be at least 3: the update replays two of them, and the last is never trained')
 
     import torch
 
-    from vipo.engine.config import read_config
+    from vipo.engine.config import override, read_config
     from vipo.engine.quiet import quiet_third_parties
     from vipo.generators.twins import save_twin
     from vipo.registry import GENERATORS
@@ -151,7 +183,9 @@ def main(argv: list[str] | None = None) -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         if args.config:
-            configs = {Path(args.config).stem: dict(read_config(args.config).generator)}
+            cfg = read_config(args.config)
+            override(cfg, args.cfg_options)
+            configs = {Path(args.config).stem: dict(cfg.generator)}
         else:
             configs = {
                 name: {
@@ -166,10 +200,11 @@ def main(argv: list[str] | None = None) -> None:
         for name, config in configs.items():
             began = time.perf_counter()
             # The pipeline decodes the whole batch at once, so that is what is compared.
-            generator = GENERATORS.build({**config, 'decode_batch': args.samples, 'prompt_cache': None}, at='generator')
-            if torch.cuda.is_available():
-                generator.to('cuda')
-            results[name] = benchmark(generator, args.samples, args.steps, args.repeats)
+            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+            config |= {'decode_batch': args.samples, 'prompt_cache': None, 'init': args.init, 'device': device}
+            foreseen = planned(config, args.samples) if args.config else {}
+            generator = GENERATORS.build(config, at='generator')
+            results[name] = benchmark(generator, args.samples, args.steps, args.repeats) | foreseen
             print(f'{name} ({time.perf_counter() - began:.0f} s)', flush=True)
             for key, value in results[name].items():
                 print(f'  {key:22s} {value:9.1%}' if key.startswith('outside') else f'  {key:22s} {value:9.2f}')

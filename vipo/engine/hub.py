@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vipo.assets import resolve
+from vipo.generators.architectures import ARCHITECTURES
 from vipo.registry import ConfigError
 from vipo.registry.lookup import component_class, components_of
 
@@ -20,8 +21,9 @@ def needed(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, section in components_of(cfg):
         cls = component_class(section['type'])
         if hasattr(cls, 'hub_models'):
+            made_up = section.get('init') == 'random'
             for option, model in cls.hub_models({k: v for k, v in section.items() if k != 'type'}).items():
-                if not _is_here(model):
+                if not _is_here(model) and not (made_up and model in ARCHITECTURES):
                     yield f'{key}.{option}', model
 
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vipo.generators.base import Conditioning
 from vipo.generators.pipeline import PipelineGenerator
+from vipo.generators.source import cast_as_loaded
 from vipo.generators.training import add_lora
 
 
@@ -54,9 +55,10 @@ def measure_pass(generator: PipelineGenerator, batch: int, lora: dict[str, Any] 
     name = generator.network_at(sigma)
     network = generator.source.skeleton(name)
     if lora is not None:
-        network.to(generator.compute_dtype).requires_grad_(False)
+        cast_as_loaded(network, generator.compute_dtype).requires_grad_(False)
         add_lora(network, default_targets=generator.lora_targets, default_exclude=generator.lora_exclude, **lora)
-    vae = generator.source.skeleton('vae').to(generator.vae_dtype or generator.compute_dtype).requires_grad_(False)
+    vae = cast_as_loaded(generator.source.skeleton('vae'), generator.vae_dtype or generator.compute_dtype)
+    vae.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         generator._networks = {**generator._networks, name: _without_contents(network)}
         generator.pipe = SimpleNamespace(vae=_without_contents(vae))

@@ -18,9 +18,11 @@ from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
 from vipo.generators.source import PipelineSource, describe_source
 from vipo.generators.training import Trainable, check_lora
+from vipo.randomness import derive_seed
 from vipo.registry.build import torch_dtype
 
 _NEGATIVE = 'negative_'
+INITS = ('pretrained', 'random', 'meta')
 
 
 class PipelineGenerator(Generator):
@@ -47,8 +49,9 @@ class PipelineGenerator(Generator):
         prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
             it, and leave memory afterwards.
         tiled_decoding: decode pictures in tiles, for resolutions whose decoding does not fit into memory.
-        init: ``'pretrained'``, or ``'meta'``: everything is checked and no weight is loaded; such a generator has a
-            denoiser on the meta device and cannot sample.
+        init: ``'pretrained'``; ``'random'``: untrained weights and made-up encodings of prompts, with which time and
+            memory of a model can be measured where its weights are not at hand; or ``'meta'``: everything is checked
+            and no weight is made, so that it cannot sample.
         device, dtype: of the weights and of the computation. Trained weights are float32 always, and ``dtype`` is then
             that of autocast.
 
@@ -95,8 +98,9 @@ class PipelineGenerator(Generator):
         device: str = 'cpu',
         dtype: str = 'float32',
     ) -> None:
-        if init not in ('pretrained', 'meta'):
-            raise ValueError(f"generator.init must be 'pretrained' or 'meta', got {init!r}")
+        if init not in INITS:
+            raise ValueError(f'generator.init must be one of {INITS}, got {init!r}')
+        self.init = init
         self.compute_dtype = torch_dtype(dtype)
         self.guidance_scale = guidance_scale
         self.negative_prompt = negative_prompt
@@ -104,7 +108,7 @@ class PipelineGenerator(Generator):
         self.unconditional_gradient = unconditional_gradient
         self.decode_batch = decode_batch
         self._shift = shift
-        read = describe_source if init == 'meta' else PipelineSource
+        read = PipelineSource if init == 'pretrained' else describe_source
         self.source = source = read(pretrained, self.pipeline_class)
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
@@ -127,9 +131,13 @@ class PipelineGenerator(Generator):
         self._dtypes = {'default': self.compute_dtype, 'vae': self.vae_dtype or self.compute_dtype}
         if lora is None:  # what is trained keeps every digit of the checkpoint
             self._dtypes |= dict.fromkeys(skeletons, torch.float32)
-        self.cache = PromptCache(prompt_cache, self._encoding(source)) if prompt_cache is not None else None
-        self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
-        self.pipe.to(device)
+        if init == 'random':
+            self.cache = None
+            self.pipe = source.random(self._dtypes, ('vae', *skeletons), device)
+        else:
+            self.cache = PromptCache(prompt_cache, self._encoding(source)) if prompt_cache is not None else None
+            self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
+            self.pipe.to(device)
         for name in ('vae', *self.text_encoders):
             _freeze(getattr(self.pipe, name))
         networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
@@ -212,6 +220,12 @@ class PipelineGenerator(Generator):
             'max_sequence_length': self.max_sequence_length,
         }
 
+    def pipeline_texts(self, conditioning: Conditioning) -> dict[str, Tensor]:
+        """Encoded prompts by the names that diffusers' pipeline has for them."""
+        names = {'embeds': 'prompt_embeds', 'pooled': 'pooled_prompt_embeds', 'mask': 'prompt_attention_mask'}
+        names |= {_NEGATIVE + k: _NEGATIVE + v for k, v in names.items()}
+        return {names[k]: v for k, v in conditioning.tensors.items()}
+
     def check(self) -> None:
         """Refuse sizes that the model cannot represent; called before weights are loaded."""
 
@@ -253,11 +267,23 @@ class PipelineGenerator(Generator):
         return Conditioning(tensors)
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        if self.init == 'random':
+            return self._made_up(texts)
         if self.cache is None:
             return self.encode_texts(texts)
         self._fill_cache(texts)
         found = [self.cache.read(text) for text in texts]
         return {k: torch.stack([f[k] for f in found]) for k in found[0]}
+
+    def _made_up(self, texts: list[str]) -> dict[str, Tensor]:
+        """Normal numbers in the shapes of encodings, always the same for a text."""
+        draws = [torch.Generator().manual_seed(derive_seed('text', text)) for text in texts]
+        return {
+            name: torch.ones(len(texts), *shape, dtype=torch.long, device=self.device)
+            if name == 'mask'
+            else torch.stack([torch.randn(shape, generator=g) for g in draws]).to(self.device, self.compute_dtype)
+            for name, shape in self.text_shapes().items()
+        }
 
     def _encoding(self, source: PipelineSource) -> dict[str, Any]:
         """Everything that the encoding of a text depends on."""

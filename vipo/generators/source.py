@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,39 @@ class Source(ABC):
 
     @abstractmethod
     def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
-        """The component without its weights; its ``config`` has the defaults filled in."""
+        """The component without its weights; its ``config`` has the defaults filled in. On another device than meta
+        its weights are random.
+        """
+
+    def random(self, dtype: dict[str, torch.dtype], names: Iterable[str], device: torch.device | str) -> Any:
+        """The pipeline with random weights in these components, and without all others but the scheduler.
+
+        Args:
+            dtype: by component or ``default``.
+        """
+        import diffusers
+
+        parts: dict[str, Any] = {}
+        before = torch.get_default_dtype()
+        for name in names:
+            torch.set_default_dtype(dtype.get(name, dtype['default']))
+            try:
+                parts[name] = self.skeleton(name, str(device)).eval()
+            finally:
+                torch.set_default_dtype(before)
+            cast_as_loaded(parts[name], dtype.get(name, dtype['default']))
+        if 'flow_shift' in self.scheduler:  # Wan's
+            flow = {'prediction_type': 'flow_prediction', 'use_flow_sigmas': True}
+            parts['scheduler'] = diffusers.UniPCMultistepScheduler.from_config({**self.scheduler, **flow})
+        else:
+            parts['scheduler'] = diffusers.FlowMatchEulerDiscreteScheduler.from_config(self.scheduler)
+        cls = getattr(diffusers, self.index['_class_name'])
+        known = signature(cls.__init__).parameters
+        extras = {k: v for k, v in self.index.items() if k in known and not isinstance(v, (list, tuple))}
+        missing = {k: None for k, p in known.items() if p.default is Parameter.empty and k not in ('self', *parts)}
+        pipe = cls(**{**missing, **extras, **parts})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
 
 class PipelineSource(Source):
@@ -126,3 +159,11 @@ def describe_source(pretrained: str, pipeline_class: str) -> Source:
     if pretrained in ARCHITECTURES and resolve(pretrained) == pretrained and not Path(pretrained).exists():
         return PublishedSource(pretrained, pipeline_class)
     return PipelineSource(pretrained, pipeline_class)
+
+
+def cast_as_loaded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Give the parameters the precision that they have after loading in ``dtype``: some modules stay in float32."""
+    kept = set(getattr(network, '_keep_in_fp32_modules', None) or ())
+    for name, parameter in network.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if kept & set(name.split('.')) else dtype)
+    return network
