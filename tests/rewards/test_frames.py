@@ -73,3 +73,15 @@ def test_picture_reward_over_frames(normal):
 def test_mistakes_are_explained(seen, options, match):
     with pytest.raises(ConfigError, match=match):
         REWARDS.build({'type': 'FrameReward', 'reward': seen[0], **options}, at='reward')
+
+
+def test_gradient_is_that_of_the_frames(normal):
+    hps = HPSReward(checkpoint='vipo://tiny-hps')
+    clips = normal(2, 3, 3, 32, 32).sigmoid().requires_grad_()
+    reward = FrameReward(hps, frames=2)
+    assert reward.differentiable
+    scores = reward.differentiable_scores(clips, ['a red ring', 'a blue square'])
+    torch.testing.assert_close(scores.detach(), reward(clips.detach(), ['a red ring', 'a blue square']).scores)
+    scores.sum().backward()
+    assert (clips.grad.abs().amax((0, 1, 3, 4)) > 0).tolist() == [True, False, True]
+    assert not FrameReward(FunctionReward(len)).differentiable

@@ -335,3 +335,7 @@ class TestTemplate:
     def test_other_texts_are_refused(self, tmp_path, name, content, sha256, match):
         with pytest.raises(ValueError, match=match):
             self.read(tmp_path, name, content, sha256)
+
+
+def test_differentiable_scores_are_the_scores(reward, clips):
+    torch.testing.assert_close(reward.differentiable_scores(clips, PROMPTS), reward(clips, PROMPTS).scores)

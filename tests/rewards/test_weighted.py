@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vipo.registry import REWARDS, ConfigError
-from vipo.rewards import FunctionReward, Reward, RewardOutput, WeightedReward
+from vipo.rewards import FunctionReward, HPSReward, Reward, RewardOutput, WeightedReward
 
 PIXELS = torch.zeros(3, 3, 1, 4, 4)
 PROMPTS = ['a', 'b', 'c']
@@ -90,3 +90,16 @@ def test_from_config():
     pixels = torch.rand(3, 3, 1, 32, 32)
     whole, alone = REWARDS.build(config)(pixels, PROMPTS), REWARDS.build(tiny)(pixels, PROMPTS)
     torch.testing.assert_close(whole.scores, 2 * alone.scores)
+
+
+def test_gradient_is_the_weighted_sum_of_gradients():
+    hps = HPSReward(checkpoint='vipo://tiny-hps')
+    options = {'weight': 3.0, 'mean': 0.2, 'std': 0.5}
+    reward = WeightedReward({'a': {'reward': hps, **options}, 'watched': {'reward': fixed(1.0), 'weight': 0.0}})
+    assert reward.differentiable
+    assert not WeightedReward({'a': {'reward': fixed(1.0)}}).differentiable
+    x = torch.rand(2, 3, 1, 32, 32, requires_grad=True)
+    reward.differentiable_scores(x, ['a ring', 'a square']).sum().backward()
+    ours, x.grad = x.grad, None
+    hps.differentiable_scores(x, ['a ring', 'a square']).sum().backward()
+    torch.testing.assert_close(ours, 6 * x.grad)

@@ -24,6 +24,7 @@ from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, 
 from vipo.registry.build import check_options, closest
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
+from vipo.structurers.base import bind_reward
 
 
 @dataclass
@@ -185,6 +186,8 @@ def build_components(cfg: Config) -> Components:
             "advantage.combine='advantages' needs a reward that is a weighted sum of parts, and "
             f'{type(reward).__name__} is none; WeightedReward and VideoAlignReward are'
         )
+    if structurer is not None:
+        bind_reward(structurer, reward)
     extra = {
         name: as_reward(REWARDS.build(c, at=f'eval_rewards.{name}'))
         for name, c in (cfg.get('eval_rewards') or {}).items()

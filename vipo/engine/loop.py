@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from vipo.engine.update import update
 from vipo.generators.base import Conditioning
 from vipo.randomness import SampleNoise, derive_seed
 from vipo.registry import LOOPS
+from vipo.structurers.base import call_structurer, counters, set_progress, uses_reward
 from vipo.structurers.functional import entropy
 
 
@@ -188,14 +190,15 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         if c.structurer is None:
             return
-        counts = getattr(c.structurer, 'counts', None)  # a structurer of somebody else's may have none
-        if counts is not None:
-            counts.clear()
-        with self.clock.phase('map', c.batch.samples), c.working('map'):
+        for counter in counters(c.structurer):
+            counter.clear()
+        set_progress(c.structurer, self._iter, self._max_iters)
+        needed = ('map', 'reward') if uses_reward(c.structurer) else ('map',)
+        with self.clock.phase('map', c.batch.samples), c.working(*needed):
             grid = tuple(samples.trajectory.latents.shape[2:])
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):
-                parts.append(c.structurer(samples.pixels[piece], grid))
+                parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, samples.prompts[piece]))
                 self.clock.advance(c.batch.micro_batch_size)
             samples.allocation = torch.cat(parts)
 
@@ -219,6 +222,6 @@ class PolicyLoop(IterBasedTrainLoop):
                 'map/top_decile_mass': top.mean(),
                 'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),
             }
-            if counts := getattr(self.components.structurer, 'counts', None):
+            if counts := sum(counters(self.components.structurer), Counter()):
                 logs |= {f'map/{kind}_frames': counts[kind] / counts['frames'] for kind in ('constant', 'broken')}
         return {k: float(v) for k, v in logs.items()}

@@ -60,6 +60,14 @@ class Reward(ABC):
             metadata: B records from the prompt file, for rewards that need more than the prompt.
         """
 
+    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores ``(B,)`` with a gradient with respect to ``pixels``, where :attr:`differentiable` says so.
+
+        Args:
+            pixels, prompts: as in :meth:`__call__`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no gradient')
+
     def to(self, device: torch.device | str) -> Reward:
         """Move the weights, if there are any."""
         return self

@@ -90,6 +90,24 @@ class ClipTowers:
         pooled = self.model.vision_model(pixel_values=images).pooler_output
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
+    def patch_similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Cosine of every patch's vector with the prompt's, ``(N, h, w)``.
+
+        Pictures are resized to whole patches and not cropped: the shorter side to that of the model, the longer one in
+        proportion. A patch's vector is its last hidden state under the norm and projection of the pooled one.
+        """
+        weight, patch = self.model.logit_scale, self.model.config.vision_config.patch_size
+        height, width = pixels.shape[-2:]
+        grid = [max(1, round(side * self.side / min(height, width) / patch)) for side in (height, width)]
+        images = pixels.to(weight.device, torch.float32)
+        size = [patch * n for n in grid]
+        images = F.interpolate(images, size=size, mode='bicubic', antialias=True, align_corners=False)
+        images = normalize(images, OPENAI_MEAN, OPENAI_STD).to(weight.dtype)
+        vision = self.model.vision_model
+        hidden = vision(pixel_values=images, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+        patches = F.normalize(self.model.visual_projection(vision.post_layernorm(hidden)).float(), dim=-1)
+        return (patches @ self.text(prompts)[:, :, None]).squeeze(-1).unflatten(1, grid)
+
     def text(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors ``(N, D)`` float32 of prompts."""
         # No mask of the padding: attention is causal, and the vector is taken at the end token.

@@ -38,6 +38,10 @@ class FrameReward(Reward):
         self.reward = as_reward(REWARDS.build(reward, at='reward'))
         self.frames, self.aggregate = frames, AGGREGATES[aggregate]
 
+    @property
+    def differentiable(self) -> bool:
+        return self.reward.differentiable
+
     def to(self, device: torch.device | str) -> FrameReward:
         self.reward.to(device)
         return self
@@ -45,11 +49,7 @@ class FrameReward(Reward):
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
     ) -> RewardOutput:
-        check_batch(pixels, prompts)
-        total = pixels.shape[2]
-        count = total if self.frames is None else min(self.frames, total)
-        chosen = pixels[:, :, torch.linspace(0, total - 1, count).round().long()]
-        stills = chosen.transpose(1, 2).flatten(0, 1)[:, :, None]
+        stills, count = self._stills(pixels, prompts)
         output = self.reward(
             stills,
             [p for p in prompts for _ in range(count)],
@@ -58,3 +58,16 @@ class FrameReward(Reward):
         valid = output.valid.unflatten(0, (-1, count)).all(1)
         parts = {name: self.aggregate(v.unflatten(0, (-1, count))) for name, v in output.parts.items()}
         return RewardOutput(self.aggregate(output.scores.unflatten(0, (-1, count))), parts=parts, valid=valid)
+
+    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        stills, count = self._stills(pixels, prompts)
+        scores = self.reward.differentiable_scores(stills, [p for p in prompts for _ in range(count)])
+        return self.aggregate(scores.unflatten(0, (-1, count)))
+
+    def _stills(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        """The chosen frames ``(B * count, 3, 1, Y, X)``, and how many each clip has."""
+        check_batch(pixels, prompts)
+        total = pixels.shape[2]
+        count = total if self.frames is None else min(self.frames, total)
+        chosen = pixels[:, :, torch.linspace(0, total - 1, count).round().long()]
+        return chosen.transpose(1, 2).flatten(0, 1)[:, :, None], count

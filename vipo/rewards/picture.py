@@ -24,18 +24,24 @@ class PictureReward(Reward):
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
     ) -> RewardOutput:
+        with torch.no_grad():
+            return RewardOutput(self._in_batches(pixels, prompts))
+
+    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self._in_batches(pixels, prompts)
+
+    def _in_batches(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         check_batch(pixels, prompts)
         if pixels.shape[2] != 1:
             raise ValueError(
                 f'{type(self).__name__} scores pictures, and these are clips of {pixels.shape[2]} frames. Say which '
                 f"frames count: reward=dict(type='FrameReward', reward=dict(type='{type(self).__name__}', ...))"
             )
-        with torch.no_grad():
-            scores = [
-                self.score_pictures(pixels[i : i + self.batch_size, :, 0], prompts[i : i + self.batch_size])
-                for i in range(0, len(pixels), self.batch_size)
-            ]
-        return RewardOutput(torch.cat(scores))
+        scores = [
+            self.score_pictures(pixels[i : i + self.batch_size, :, 0], prompts[i : i + self.batch_size])
+            for i in range(0, len(pixels), self.batch_size)
+        ]
+        return torch.cat(scores)
 
     @abstractmethod
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -130,6 +130,12 @@ class VideoAlignReward(Reward):
         total = sum(weight * parts[name] for name, weight in self.weights.items())
         return RewardOutput(total, parts=parts)
 
+    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        check_batch(pixels, prompts)
+        pieces = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
+        scores = torch.cat([self.score_clips(pixels[p], prompts[p]) for p in pieces])
+        return scores @ scores.new_tensor([self.weights.get(name, 0.0) for name in DIMENSIONS])
+
     def score_clips(self, pixels: Tensor, prompts: Sequence[str], fps: float | None = None) -> Tensor:
         """Scores ``(N, 3)`` by :data:`DIMENSIONS` of clips ``(N, 3, F, Y, X)``; differentiable."""
         frames = pixels[:, :, frame_indices(pixels.shape[2], self.fps if fps is None else fps, self.sample_fps)]

@@ -45,6 +45,10 @@ class WeightedReward(Reward):
             if part.weight * weight
         }
 
+    @property
+    def differentiable(self) -> bool:
+        return all(part.reward.differentiable for part in self.parts.values() if part.weight)
+
     def to(self, device: torch.device | str) -> WeightedReward:
         for part in self.parts.values():
             part.reward.to(device)
@@ -66,6 +70,14 @@ class WeightedReward(Reward):
             total += part.weight * logged[name]
             valid &= output.valid.cpu()
         return RewardOutput(total, parts=logged, valid=valid)
+
+    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        terms = [
+            part.weight * (part.reward.differentiable_scores(pixels, prompts) - part.mean) / part.std
+            for part in self.parts.values()
+            if part.weight
+        ]
+        return torch.stack(terms).sum(0)
 
 
 class _Part:

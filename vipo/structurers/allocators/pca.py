@@ -1,33 +1,16 @@
-"""Map strategies: from dense features to a raw saliency map."""
+"""The paper's map: principal components of patch features."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from vipo.registry import ALLOCATORS
+from vipo.structurers.allocators.base import Allocator
 from vipo.structurers.functional import gaussian_blur, minmax, principal_components
 from vipo.structurers.orientation import ORIENTATIONS
 
 COMBINATIONS = ('variance', 'average', 'first')
-
-
-class Allocator(ABC):
-    """A rule that says where learning pressure goes."""
-
-    @abstractmethod
-    def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
-        """Raw map of each frame.
-
-        Args:
-            features: ``(B, F, D, h, w)``.
-            cls_attention: ``(B, F, h, w)`` or None.
-
-        Returns:
-            ``(B, F, h, w)``, non-negative. A frame that is constant means "no preference here".
-        """
 
 
 @ALLOCATORS.register_module()
@@ -84,11 +67,3 @@ def _follow(axes: Tensor) -> Tensor:
     agree = (axes[:, 1:] * axes[:, :-1]).sum(-1)
     steps = torch.where(agree < 0, -1.0, 1.0)
     return torch.cat([torch.ones_like(axes[:, :1, :, 0]), steps.cumprod(dim=1)], dim=1)
-
-
-@ALLOCATORS.register_module()
-class UniformAllocator(Allocator):
-    """Ones: every position counts the same. The paper's all-ones ablation."""
-
-    def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
-        return torch.ones_like(features[:, :, 0])

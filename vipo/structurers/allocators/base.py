@@ -1,0 +1,23 @@
+"""The contract of a map strategy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class Allocator(ABC):
+    """A rule that says where learning pressure goes."""
+
+    @abstractmethod
+    def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
+        """Raw map of each frame.
+
+        Args:
+            features: ``(B, F, D, h, w)``.
+            cls_attention: ``(B, F, h, w)`` or None.
+
+        Returns:
+            ``(B, F, h, w)``, non-negative. A frame that is constant means "no preference here".
+        """

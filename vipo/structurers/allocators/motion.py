@@ -1,0 +1,39 @@
+"""Where a clip moves."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vipo.registry import ALLOCATORS
+from vipo.structurers.allocators.base import Allocator
+from vipo.structurers.functional import gaussian_blur, minmax
+
+
+@ALLOCATORS.register_module()
+class MotionAllocator(Allocator):
+    """How much the features of a position change from frame to frame.
+
+    The energy of a frame is ``|f_t - f_(t-1)|^2 + |f_(t+1) - f_t|^2``, halved where both exist, so that nothing is
+    delayed. It is scaled to [0, 1] over the whole clip: a frame in which little moves gets little. A still clip has no
+    preference anywhere, and neither has a picture.
+
+    Args:
+        sigma: of a Gaussian on the patch grid, in patches; 0 for none.
+
+    Raises:
+        ValueError: sigma is negative.
+    """
+
+    def __init__(self, sigma: float = 1.0) -> None:
+        if sigma < 0:
+            raise ValueError(f'allocator.sigma must not be negative, got {sigma}')
+        self.sigma = sigma
+
+    def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
+        energy = features.new_zeros(features[:, :, 0].shape)
+        if features.shape[1] > 1:
+            change = (features[:, 1:] - features[:, :-1]).square().sum(2)
+            energy[:, 1:] += change
+            energy[:, :-1] += change
+            energy[:, 1:-1] /= 2
+        return minmax(gaussian_blur(energy, self.sigma), (1, 2, 3))

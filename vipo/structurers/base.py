@@ -1,0 +1,130 @@
+"""The contract of a structurer: pixels in, an allocation map on the latent grid out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vipo.rewards.base import Reward
+
+#: ``'mean'``: mean one over the clip; ``'minmax'``: [0, 1]; ``'signed'``: mean one, less one, so that what is below the
+#: average is pushed the other way.
+NORMALIZATIONS = ('mean', 'minmax', 'signed')
+
+
+class Structurer(ABC):
+    """Says where in space and time each sample's advantage goes. Not part of the trained module tree.
+
+    Any callable ``(pixels, grid) -> map`` is one too; this class adds what some need beside.
+
+    Attributes:
+        needs_prompts: whether :meth:`__call__` takes the prompts.
+    """
+
+    needs_prompts: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+        """The map of each sample.
+
+        Args:
+            pixels: ``(B, 3, F, Y, X)`` in [0, 1].
+            grid: ``(T, H, W)`` of the latents.
+            prompts: B prompts, where :attr:`needs_prompts` says so.
+
+        Returns:
+            ``(B, 1, T, H, W)`` float32, finite, never all zero; non-negative unless it is signed by option.
+        """
+
+    def parts(self) -> Iterator[object]:
+        """Other structurers and the backbone in it: :func:`bind_reward` and :func:`set_progress` go down to them."""
+        return iter(())
+
+    def to(self, device: torch.device | str) -> Structurer:
+        """Move the weights, if there are any."""
+        for part in self.parts():
+            if hasattr(part, 'to'):
+                part.to(device)
+        return self
+
+
+def call_structurer(
+    structurer: Callable[..., Tensor], pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None
+) -> Tensor:
+    """Call any structurer with what it takes.
+
+    Raises:
+        ValueError: it needs prompts and there are none.
+    """
+    if not getattr(structurer, 'needs_prompts', False):
+        return structurer(pixels, grid)
+    if prompts is None:
+        raise ValueError(f'{type(structurer).__name__} needs the prompts of the pictures')
+    return structurer(pixels, grid, prompts)
+
+
+def bind_reward(part: object, reward: Reward) -> None:
+    """Give the run's own reward to every part that has a method ``bind``."""
+    if hasattr(part, 'bind'):
+        part.bind(reward)
+    for inner in part.parts() if hasattr(part, 'parts') else ():
+        bind_reward(inner, reward)
+
+
+def uses_reward(part: object) -> bool:
+    """Whether any part has a method ``bind``."""
+    return hasattr(part, 'bind') or any(
+        uses_reward(inner) for inner in (part.parts() if hasattr(part, 'parts') else ())
+    )
+
+
+def set_progress(part: object, iteration: int, total: int) -> None:
+    """Tell every part that has a method ``set_progress`` how far the run is."""
+    if hasattr(part, 'set_progress'):
+        part.set_progress(iteration, total)
+    for inner in part.parts() if hasattr(part, 'parts') else ():
+        set_progress(inner, iteration, total)
+
+
+def counters(part: object) -> Iterator[Counter[str]]:
+    """The counters of a structurer and of those in it, see :class:`vipo.structurers.PerceptualStructurer`."""
+    if isinstance(getattr(part, 'counts', None), Counter):
+        yield part.counts
+    for inner in part.parts() if hasattr(part, 'parts') else ():
+        yield from counters(inner)
+
+
+def normalized(maps: Tensor, how: str) -> Tensor:
+    """Apply one of :data:`NORMALIZATIONS` to non-negative maps ``(B, 1, T, H, W)``.
+
+    A map that is zero everywhere says nothing and becomes ones; in the signed form it stays zero nowhere either: it is
+    ones there too, for plain credit.
+    """
+    mean = maps.mean((1, 2, 3, 4), keepdim=True)
+    silent = mean <= 0
+    maps, mean = torch.where(silent, 1.0, maps), torch.where(silent, 1.0, mean)
+    if how == 'minmax':
+        return maps
+    even = maps / mean
+    if how == 'mean':
+        return even
+    signed = even - 1
+    flat = signed.abs().amax((1, 2, 3, 4), keepdim=True) < 1e-6
+    return torch.where(flat, 1.0, signed)
+
+
+def check_normalization(how: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: it is none of :data:`NORMALIZATIONS`.
+    """
+    if how not in NORMALIZATIONS:
+        raise ValueError(f'structurer.normalize must be one of {NORMALIZATIONS}, got {how!r}')
+    return how

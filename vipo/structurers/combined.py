@@ -1,0 +1,118 @@
+"""Maps made of maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vipo.registry import STRUCTURERS
+from vipo.structurers.base import Structurer, call_structurer, check_normalization, normalized
+
+COMBINATIONS = ('mean', 'product')
+
+
+@STRUCTURERS.register_module()
+class CombinedStructurer(Structurer):
+    """The weighted mean of several maps, or their product with the weights as exponents.
+
+    Args:
+        parts: name -> config of a structurer; none of them may be signed.
+        combine: ``'mean'``: any of the parts says that a position matters; ``'product'``: all of them.
+        weights: by name, 1 where none is given.
+        normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
+
+    Raises:
+        ValueError: no parts, an unknown combination or name, or a weight that is not positive.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        combine: str = 'mean',
+        weights: Mapping[str, float] | None = None,
+        normalize: str = 'mean',
+    ) -> None:
+        weights = dict(weights or {})
+        if not parts:
+            raise ValueError('structurer.parts is empty')
+        if combine not in COMBINATIONS:
+            raise ValueError(f'structurer.combine must be one of {COMBINATIONS}, got {combine!r}')
+        for name, weight in weights.items():
+            if name not in parts or not weight > 0:
+                raise ValueError(
+                    f'structurer.weights: {name!r} must be one of {tuple(parts)} and positive, got {weight}'
+                )
+        self.normalize = check_normalization(normalize)
+        self.combine = combine
+        self._parts = {n: STRUCTURERS.build(c, at=f'parts.{n}') for n, c in parts.items()}
+        self.weights = {n: weights.get(n, 1.0) for n in parts}
+
+    @property
+    def needs_prompts(self) -> bool:
+        return any(getattr(part, 'needs_prompts', False) for part in self._parts.values())
+
+    def parts(self) -> Iterator[object]:
+        return iter(self._parts.values())
+
+    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+        maps = {n: call_structurer(part, pixels, grid, prompts) for n, part in self._parts.items()}
+        for name, each in maps.items():
+            if each.min() < 0:
+                raise ValueError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
+        if self.combine == 'mean':
+            total = sum(self.weights.values())
+            combined = torch.stack([self.weights[n] / total * m for n, m in maps.items()]).sum(0)
+        else:
+            combined = torch.stack([m ** self.weights[n] for n, m in maps.items()]).prod(0)
+        return normalized(combined, self.normalize)
+
+
+@STRUCTURERS.register_module()
+class BlendedStructurer(Structurer):
+    """``floor + (1 - floor) map``: no position is left without credit. The floor can change in the course of a run.
+
+    Args:
+        structurer: config of the structurer whose map is blended with ones.
+        floor: in [0, 1]; 1 is the uniform map.
+        end: the floor at the end of the schedule; None keeps it.
+        schedule: the floor goes linearly from ``floor`` to ``end`` between these shares of the run.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        structurer: Mapping[str, Any] | Callable[..., Tensor],
+        floor: float = 0.2,
+        end: float | None = None,
+        schedule: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        for name, value in (('floor', floor), ('end', floor if end is None else end)):
+            if not 0 <= value <= 1:
+                raise ValueError(f'structurer.{name} must lie in [0, 1], got {value}')
+        if not 0 <= schedule[0] < schedule[1] <= 1:
+            raise ValueError(f'structurer.schedule must be two increasing shares of the run, got {tuple(schedule)}')
+        self.structurer = STRUCTURERS.build(structurer, at='structurer')
+        self.start, self.end, self.schedule = floor, floor if end is None else end, tuple(schedule)
+        self.floor = floor
+
+    @property
+    def needs_prompts(self) -> bool:
+        return getattr(self.structurer, 'needs_prompts', False)
+
+    def parts(self) -> Iterator[object]:
+        yield self.structurer
+
+    def set_progress(self, iteration: int, total: int) -> None:
+        """Set the floor for an iteration, counted from 0."""
+        begin, stop = self.schedule
+        share = min(max((iteration / max(total - 1, 1) - begin) / (stop - begin), 0.0), 1.0)
+        self.floor = self.start + share * (self.end - self.start)
+
+    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+        maps = call_structurer(self.structurer, pixels, grid, prompts)
+        return self.floor + (1 - self.floor) * maps

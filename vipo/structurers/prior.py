@@ -1,0 +1,48 @@
+"""Maps that do not look at the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vipo.registry import STRUCTURERS
+from vipo.rewards.base import check_pixels
+from vipo.structurers.base import Structurer
+
+PRIORS = ('uniform', 'center')
+
+
+@STRUCTURERS.register_module()
+class PriorStructurer(Structurer):
+    """Ones, or a Gaussian around the middle of the picture: controls, and factors of a product.
+
+    Args:
+        prior: ``'uniform'`` or ``'center'``.
+        width: std of the Gaussian in units of half the height and half the width.
+
+    Raises:
+        ValueError: unknown prior, or a width that is not positive.
+    """
+
+    def __init__(self, prior: str = 'uniform', width: float = 0.5) -> None:
+        if prior not in PRIORS:
+            raise ValueError(f'structurer.prior must be one of {PRIORS}, got {prior!r}')
+        if not width > 0:
+            raise ValueError(f'structurer.width must be positive, got {width}')
+        self.prior, self.width = prior, width
+
+    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+        check_pixels(pixels)
+        maps = torch.ones(len(pixels), 1, *grid, device=pixels.device)
+        if self.prior == 'uniform':
+            return maps
+        rows, columns = (torch.exp(-0.5 * (_places(size).to(pixels.device) / self.width).square()) for size in grid[1:])
+        plane = rows[:, None] * columns
+        return maps * (plane / plane.mean())
+
+
+def _places(size: int) -> Tensor:
+    """Middles of ``size`` equal cells of [-1, 1]."""
+    return (2 * torch.arange(size) + 1) / size - 1
