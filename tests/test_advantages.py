@@ -107,9 +107,9 @@ def test_errors():
         group_advantages(rewards, group.float())
     with pytest.raises(ValueError, match='scale'):
         group_advantages(rewards, group, scale='batch')
-    with pytest.raises(ValueError, match='equal vectors'):
+    with pytest.raises(ValueError, match='equally many'):
         group_advantages(rewards, group[:3])
-    with pytest.raises(ValueError, match='equal vectors'):
+    with pytest.raises(ValueError, match='equally many'):
         group_advantages(rewards.reshape(2, 2), group.reshape(2, 2))
 
 
@@ -156,3 +156,39 @@ def test_sum_of_advantages_is_clipped_as_a_whole_and_masked():
 def test_sums_that_cannot_be_had(options, match):
     with pytest.raises(ValueError, match=match):
         combined_advantages(torch.zeros(2), torch.zeros(2, dtype=torch.int64), **options)
+
+
+def test_map_on_the_reward_by_hand():
+    """Each position has its own reward r M(p), mean and std: a position that all maps call dark learns nothing."""
+    rewards, group = torch.tensor([1.0, 3.0]), torch.zeros(2, dtype=torch.int64)
+    maps = torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 0.5]]).reshape(2, 1, 1, 1, 3)
+    out = combined_advantages(rewards, group, maps=maps, map_on='reward', eps=0.0)
+    assert out.shape == (2, 1, 1, 3)
+    # products: 1 and 3; 0 and 0; 2 and 1.5
+    assert out.flatten(1).tolist() == [pytest.approx([-1, 0, 1]), pytest.approx([1, 0, -1])]
+
+
+def test_equal_maps_on_the_reward_change_nothing_where_they_are_not_zero():
+    rewards, group = torch.tensor([1.0, 3.0, 8.0, -2.0]), torch.tensor([0, 0, 1, 1])
+    maps = torch.tensor([0.5, 4.0]).reshape(1, 1, 1, 1, 2).expand(4, -1, -1, -1, -1)
+    valid = torch.tensor([True, True, True, False])
+    whole = combined_advantages(rewards, group, valid, eps=0.0)
+    each = combined_advantages(rewards, group, valid, maps=maps, map_on='reward', eps=0.0)
+    torch.testing.assert_close(each, whole[:, None, None, None].expand(4, 1, 1, 2))
+
+
+def test_map_on_the_reward_of_each_part():
+    group, maps = torch.zeros(2, dtype=torch.int64), torch.tensor([[1.0, 2.0], [1.0, 1.0]]).reshape(2, 1, 1, 1, 2)
+    parts, weights = {'a': torch.tensor([0.0, 1.0]), 'b': torch.tensor([3.0, 4.0])}, {'a': 1.0, 'b': 2.0}
+    options = {'parts': parts, 'weights': weights, 'combine': 'advantages', 'eps': 0.0}
+    out = combined_advantages(torch.zeros(2), group, maps=maps, map_on='reward', **options)
+    # a M: 0, 0 and 1, 1; b M: 3, 6 and 4, 4
+    assert out.flatten(1).tolist() == [pytest.approx([-3, 1]), pytest.approx([3, -1])]
+
+
+def test_map_that_is_not_there():
+    two = torch.zeros(2)
+    with pytest.raises(ValueError, match='set a structurer'):
+        combined_advantages(two, two.long(), map_on='reward')
+    with pytest.raises(ValueError, match='map_on must be one of'):
+        combined_advantages(two, two.long(), map_on='score')

@@ -10,6 +10,8 @@ from torch import Tensor
 
 SCALES = ('group', 'global', 'none')
 COMBINATIONS = ('rewards', 'advantages')
+#: What the allocation map multiplies: the paper's method, and its ablation.
+MAPPED = ('advantage', 'reward')
 
 
 def combined_advantages(
@@ -19,7 +21,9 @@ def combined_advantages(
     *,
     parts: Mapping[str, Tensor] | None = None,
     weights: Mapping[str, float] | None = None,
+    maps: Tensor | None = None,
     combine: str = 'rewards',
+    map_on: str = 'advantage',
     clip: float | None = None,
     **options: Any,
 ) -> Tensor:
@@ -32,18 +36,29 @@ def combined_advantages(
         rewards, group, valid: as in :func:`group_advantages`.
         parts: values ``(B,)`` by name.
         weights: of the parts that count.
+        maps: allocation maps ``(B, 1, T, H, W)``, used where ``map_on`` is ``'reward'``.
         combine: ``'rewards'``: the advantage of ``rewards``; ``'advantages'``: of each part, summed.
+        map_on: ``'advantage'``: the loss multiplies the map and nothing happens here. ``'reward'``: every position has
+            the reward ``r M(p)``, and its own mean and std in the group; the differences between maps then count as
+            differences in reward, which is why the paper does not do it.
         clip: bound on the absolute advantage after summing.
         options: of :func:`group_advantages`.
 
     Returns:
-        ``(B,)`` float32.
+        ``(B,)`` float32, or ``(B, T, H, W)`` where the map is on the reward.
 
     Raises:
-        ValueError: unknown combination, or advantages are to be summed and there are no weighted parts.
+        ValueError: an unknown name, advantages are to be summed and there are no weighted parts, or a map is to be
+            applied and there is none.
     """
     if combine not in COMBINATIONS:
         raise ValueError(f'combine must be one of {COMBINATIONS}, got {combine!r}')
+    if map_on not in MAPPED:
+        raise ValueError(f'map_on must be one of {MAPPED}, got {map_on!r}')
+    if map_on == 'reward':
+        if maps is None:
+            raise ValueError("map_on='reward' needs allocation maps: set a structurer")
+        rewards, parts = _mapped(rewards, maps), {k: _mapped(v, maps) for k, v in (parts or {}).items()}
     if combine == 'rewards':
         return group_advantages(rewards, group, valid, clip=clip, **options)
     if not weights:
@@ -54,6 +69,10 @@ def combined_advantages(
     terms = [w * group_advantages((parts or {})[name], group, valid, **options) for name, w in weights.items()]
     total = torch.stack(terms).sum(0)
     return total if clip is None else total.clamp(-clip, clip)
+
+
+def _mapped(rewards: Tensor, maps: Tensor) -> Tensor:
+    return rewards[:, None, None, None] * maps.squeeze(1)
 
 
 def group_advantages(
@@ -69,7 +88,7 @@ def group_advantages(
     """``A_i = (r_i - mean_group) / (std + eps)`` over the valid samples of each group.
 
     Args:
-        rewards: ``(B,)``.
+        rewards: ``(B,)``, or ``(B, ...)`` for advantages at every place of the other axes by itself.
         group: ``(B,)`` int64, equal for samples of one prompt.
         valid: ``(B,)`` bool; an invalid sample takes no part in its group's statistics and gets advantage 0.
         scale: divide by the std of the ``'group'``, of all valid samples after centring by group (``'global'``), or
@@ -79,7 +98,8 @@ def group_advantages(
         clip: bound on the absolute advantage, None for no bound.
 
     Returns:
-        ``(B,)`` float32; 0 where invalid, and in groups with fewer than two valid samples, where nothing is relative.
+        The shape of ``rewards``, float32; 0 where invalid, and in groups with fewer than two valid samples, where nothing
+        is relative.
 
     Raises:
         ValueError: unknown scale, ids that are not int64, or shapes that differ.
@@ -88,15 +108,17 @@ def group_advantages(
         raise ValueError(f'scale must be one of {SCALES}, got {scale!r}')
     if group.dtype != torch.int64:
         raise ValueError(f'group ids must be int64, got {group.dtype}: smaller types wrap around or collide')
-    if rewards.shape != group.shape or rewards.ndim != 1:
-        raise ValueError(f'rewards {tuple(rewards.shape)} and group {tuple(group.shape)} must be equal vectors')
+    if rewards.ndim < 1 or group.ndim != 1 or len(rewards) != len(group):
+        raise ValueError(f'rewards {tuple(rewards.shape)} and group {tuple(group.shape)} must be equally many')
     valid = torch.ones_like(group, dtype=torch.bool) if valid is None else valid
-    weight = (valid & rewards.isfinite()).double()
+    valid = valid & rewards.isfinite().flatten(1).all(1) if rewards.ndim > 1 else valid & rewards.isfinite()
+    weight = valid.reshape(-1, *[1] * (rewards.ndim - 1)).expand_as(rewards).double()
     values = torch.where(weight > 0, rewards.double(), 0.0)
     _, index = torch.unique(group, return_inverse=True)
 
     def total(x: Tensor) -> Tensor:
-        return x.new_zeros(int(index.max()) + 1 if len(x) else 0).index_add_(0, index, x)[index]
+        groups = int(index.max()) + 1 if len(x) else 0
+        return x.new_zeros(groups, *x.shape[1:]).index_add_(0, index, x)[index]
 
     count = total(weight)
     weight = weight * (count > 1)

@@ -38,7 +38,7 @@ def loss_at(log_ratio, advantage, weight=None, mode='position'):
     old = torch.zeros(1, 1, 1, len(log_ratio))
     new = torch.tensor(log_ratio).reshape(1, 1, 1, -1).requires_grad_()
     allocation = None if weight is None else torch.tensor(weight).reshape(1, 1, 1, 1, -1)
-    loss, _ = clipped_policy_loss(new, old, torch.tensor([advantage]), allocation, clip_range=0.2, mode=mode)
+    loss, _, _ = clipped_policy_loss(new, old, torch.tensor([advantage]), allocation, clip_range=0.2, mode=mode)
     loss.sum().backward()
     return loss.item(), new.grad.flatten().tolist()
 
@@ -81,7 +81,7 @@ def test_scalar_mode_clips_the_average_by_hand():
 def test_map_of_ones_has_the_gradient_of_scalar_grpo_at_ratio_one(replayed, kind):
     old, new, v = replayed(kind(0.7, 'mean'))
     ones = torch.ones(3, 1, *GRID)
-    loss, log_ratio = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, ones, clip_range=0.2)
+    loss, log_ratio, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, ones, clip_range=0.2)
     assert not log_ratio.any()
     (ours,) = torch.autograd.grad(loss.mean(), v, retain_graph=True)
     (grpo,) = torch.autograd.grad(published_grpo(old, new, ADVANTAGE, 1e-4).mean(), v)
@@ -95,7 +95,7 @@ def test_map_of_zeros_outside_a_region_has_exactly_no_gradient_there(replayed, n
     old, new, v = replayed(kind(0.7), shift)
     allocation = normal(3, 1, *GRID).abs() + 0.1
     allocation[..., 1:, :2] = 0
-    loss, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, allocation, clip_range=0.5)
+    loss, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, allocation, clip_range=0.5)
     loss.mean().backward()
     outside = (allocation == 0).expand_as(v)
     assert torch.equal(v.grad[outside], torch.zeros(int(outside.sum())))
@@ -113,18 +113,21 @@ def test_scalar_mode_collapses(replayed, normal, shift):
     (wanted,) = torch.autograd.grad(grpo.mean(), v, retain_graph=True)
     assert wanted.abs().max() > 1e-3
     for pointing in (allocation, elsewhere):
-        loss, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, pointing, clip_range=0.05, mode='scalar')
+        loss, _, _ = clipped_policy_loss(
+            new.log_prob, old.log_prob, ADVANTAGE, pointing, clip_range=0.05, mode='scalar'
+        )
         torch.testing.assert_close(loss, grpo, atol=1e-5, rtol=1e-4)
         (gradient,) = torch.autograd.grad(loss.mean(), v, retain_graph=True)
         torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-3)
-    loss, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, allocation, clip_range=0.05)
+    loss, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, allocation, clip_range=0.05)
     (credit,) = torch.autograd.grad(loss.mean(), v)
     assert (credit - wanted).abs().max() > 0.1 * wanted.abs().max()
 
 
 def test_ratio_statistics_by_hand():
     ratios = torch.tensor([[1.5, 0.5, 1.1, 0.9], [1.5, 0.5, 0.7, 1.0], [2.0, 0.1, 1.0, 1.0]])
-    stats = ratio_statistics(ratios.log().reshape(3, 1, 2, 2), torch.tensor([1.0, -1.0, 0.0]), 0.2)
+    signed = torch.tensor([1.0, -1.0, 0.0]).reshape(3, 1, 1, 1)
+    stats = ratio_statistics(ratios.log().reshape(3, 1, 2, 2), signed, 0.2)
     assert stats['clipped_fraction'].item() == pytest.approx(3 / 12)
     assert stats['ratio_deviation'].item() == pytest.approx(1.0, rel=1e-5)
     kl = sum(r - 1 - math.log(r) for r in ratios.double().flatten().tolist()) / 12
@@ -134,11 +137,11 @@ def test_ratio_statistics_by_hand():
 def test_clipped_fraction_is_the_share_of_positions_without_gradient(replayed):
     old, new, _ = replayed(FlowKernel(0.7), 0.2)
     new_log_prob = new.log_prob.detach().requires_grad_()
-    loss, log_ratio = clipped_policy_loss(new_log_prob, old.log_prob, ADVANTAGE, clip_range=0.2)
+    loss, log_ratio, signed = clipped_policy_loss(new_log_prob, old.log_prob, ADVANTAGE, clip_range=0.2)
     loss.sum().backward()
     still = (new_log_prob.grad == 0).float().mean()
     assert 0.1 < still < 0.9
-    torch.testing.assert_close(ratio_statistics(log_ratio, ADVANTAGE, 0.2)['clipped_fraction'], still)
+    torch.testing.assert_close(ratio_statistics(log_ratio, signed, 0.2)['clipped_fraction'], still)
 
 
 def test_scalar_clip_range_by_hand():
@@ -148,7 +151,7 @@ def test_scalar_clip_range_by_hand():
 
 def test_scalar_clip_range_binds_about_as_often(normal):
     log_ratio = 0.1 * normal(20_000, 1, 8, 8)
-    advantage = torch.ones(20_000)
+    advantage = torch.ones(20_000, 1, 1, 1)
     each = ratio_statistics(log_ratio, advantage, 0.1)['clipped_fraction'].item()
     average = log_ratio.mean(dim=(1, 2, 3), keepdim=True)
     scalar = ratio_statistics(average, advantage, scalar_clip_range(0.1, 64))['clipped_fraction'].item()
@@ -159,3 +162,46 @@ def test_scalar_clip_range_binds_about_as_often(normal):
 def test_unknown_mode():
     with pytest.raises(ValueError, match='mode'):
         loss_at([0.0], 1.0, mode='pixel')
+
+
+def test_clipped_inside_and_outside_the_map_by_hand():
+    """Two positions are inside (above the map's mean of 1); one of them is clipped, and two of six outside."""
+    ratios = torch.tensor([1.5, 1.0, 1.3, 1.3, 1.0, 1.0, 1.0, 1.0]).reshape(1, 2, 2, 2)
+    maps = torch.tensor([3.0, 2.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]).reshape(1, 1, 2, 2, 2)
+    stats = ratio_statistics(ratios.log(), torch.ones(1, 1, 1, 1), 0.2, maps)
+    assert stats['clipped_inside'].item() == pytest.approx(1 / 2)
+    assert stats['clipped_outside'].item() == pytest.approx(2 / 6)
+
+
+def test_clip_range_of_each_position():
+    """A ratio of 1.5 is clipped where the range is 0.4 and not where it is 0.6."""
+    old, ratio = torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 1.5)
+    new = ratio.log().requires_grad_()
+    ranges = torch.tensor([0.4, 0.6]).reshape(1, 1, 1, 2)
+    loss, log_ratio, signed = clipped_policy_loss(new, old, torch.tensor([2.0]), clip_range=ranges)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-(1.4 * 2 + 1.5 * 2) / 2)
+    assert new.grad.flatten().tolist() == pytest.approx([0, -1.5])
+    assert ratio_statistics(log_ratio, signed, ranges)['clipped_fraction'].item() == 0.5
+
+
+def test_advantage_of_each_position(replayed):
+    """A map on the advantage is the same as the advantages A M of each position."""
+    old, new, _ = replayed(FlowKernel(0.7), 0.2)
+    maps = torch.rand(3, 1, *GRID)
+    whole, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, maps, clip_range=0.1)
+    positional = ADVANTAGE[:, None, None, None] * maps.squeeze(1)
+    each, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, positional, clip_range=0.1)
+    torch.testing.assert_close(each, whole)
+    with pytest.raises(ValueError, match='one advantage per sample'):
+        clipped_policy_loss(new.log_prob, old.log_prob, positional, clip_range=0.1, mode='scalar')
+
+
+def test_signed_map_pushes_the_background_the_other_way(replayed):
+    old, new, v = replayed(DanceKernel(0.5))
+    maps = torch.where(torch.arange(GRID[2]) < 2, 1.0, -0.5).expand(3, 1, *GRID)
+    loss, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, maps, clip_range=0.2)
+    (signed,) = torch.autograd.grad(loss.sum(), v, retain_graph=True)
+    plain, _, _ = clipped_policy_loss(new.log_prob, old.log_prob, ADVANTAGE, clip_range=0.2)
+    (even,) = torch.autograd.grad(plain.sum(), v)
+    torch.testing.assert_close(signed, even * maps)

@@ -108,3 +108,28 @@ def test_bad_options_name_the_config_key(options):
     (name,) = options
     with pytest.raises(ValueError, match=rf'loss\.{name}'):
         PolicyLoss(**options)
+
+
+@pytest.mark.parametrize(('exponent', 'clipped'), [(0.0, [1, 1]), (1.0, [0, 1]), (-1.0, [1, 0])])
+def test_clip_range_follows_the_map(exponent, clipped):
+    """A ratio of 1.5 everywhere, a range of 0.4 and a map of 2 and 1/2: 0.8 and 0.2 with exponent 1."""
+    allocation = torch.tensor([2.0, 2.0, 0.5, 0.5]).reshape(1, 1, 1, 2, 2)
+    new = torch.full((1, 1, 2, 2), 1.5).log().requires_grad_()
+    _, logs = (loss := PolicyLoss(clip_range=0.4, clip_exponent=exponent))(new, OLD[:1], ADVANTAGE[:1], allocation)
+    assert [logs['clipped_inside'].item(), logs['clipped_outside'].item()] == clipped
+    unmapped, _ = loss(new, OLD[:1], ADVANTAGE[:1])
+    assert unmapped.item() == pytest.approx(-1.4 * 2)
+
+
+def test_clip_exponent_needs_positions():
+    with pytest.raises(ValueError, match=r'clip_exponent needs a ratio per position'):
+        PolicyLoss(mode='scalar', clip_exponent=1.0)
+
+
+def test_advantage_of_each_position_reaches_the_loss():
+    advantage = torch.tensor([3.0, 1.0, 0.0, -1.0]).reshape(1, 1, 2, 2).expand(2, -1, -1, -1)
+    new = ratios(1.0, 1.0)
+    PolicyLoss()(new, OLD, advantage)[0].backward()
+    assert new.grad[0].flatten().tolist() == pytest.approx([-3 / 8, -1 / 8, 0, 1 / 8])
+    with pytest.raises(ValueError, match='advantage has shape'):
+        PolicyLoss()(new, OLD, advantage[:, :, :1])

@@ -118,7 +118,7 @@ class Samples:
         trajectory: of all N samples, in micro-batch order.
         pixels: ``(N, 3, F, Y, X)``.
         reward: of the N samples.
-        advantage: ``(N,)``.
+        advantage: ``(N,)``, or ``(N, T, H, W)`` where the map is on the reward.
         allocation: ``(N, 1, T, H, W)``, or None where the loss takes no map.
     """
 

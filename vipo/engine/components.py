@@ -169,14 +169,17 @@ def build_components(cfg: Config) -> Components:
     advantage = dict(cfg.get('advantage') or {})
     two = torch.zeros(2)
     shared = {'rewards': two, 'group': two.long()}
-    check_options(group_advantages, {**shared, **{k: v for k, v in advantage.items() if k != 'combine'}}, 'advantage')
-    combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0})
+    plain = {k: v for k, v in advantage.items() if k not in ('combine', 'map_on')}
+    check_options(group_advantages, {**shared, **plain}, 'advantage')
+    combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0}, maps=torch.ones(2, 1, 1, 1, 1))
     loss = LOSSES.build(cfg.loss, at='loss')
     if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
         raise ConfigError(
             "loss.mode='scalar' averages over positions before the ratio is taken, so a map would only scale whole "
             "samples by its mean. Set structurer=None for GRPO, or loss.mode='position' for ViPO."
         )
+    if advantage.get('map_on') == 'reward' and cfg.get('structurer') is None:
+        raise ConfigError("advantage.map_on='reward' needs a structurer, and the config has none")
     structurer = None
     if cfg.get('structurer') is not None:
         structurer = STRUCTURERS.build(cfg.structurer, at='structurer')

@@ -175,15 +175,25 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         with self.clock.phase('reward'), c.working('reward'):
             samples.reward = score(c.reward, 'reward', samples.pixels, samples.prompts, samples.metadata)
-            rewards, valid = gather(samples.reward.scores.cpu()), gather(samples.reward.valid.cpu())
-            check_valid(valid, self.max_invalid_fraction)
-            weights = c.reward.weights or {}
-            parts = {name: gather(samples.reward.parts[name].float().cpu()) for name in weights}
-            advantages = combined_advantages(
-                rewards, gather(samples.group), valid, parts=parts, weights=weights, **c.advantage
-            )
-            mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
-            samples.advantage = advantages[mine].to(samples.trajectory.log_prob.device)
+            check_valid(gather(samples.reward.valid.cpu()), self.max_invalid_fraction)
+            if c.advantage.get('map_on') != 'reward':
+                samples.advantage = self.advantages(samples)
+
+    def advantages(self, samples: Samples, maps: Tensor | None = None) -> Tensor:
+        """Advantages of this rank's samples; ``maps`` where they apply to the reward."""
+        c, output = self.components, samples.reward
+        weights = c.reward.weights or {}
+        everyone = combined_advantages(
+            gather(output.scores.cpu()),
+            gather(samples.group),
+            gather(output.valid.cpu()),
+            parts={name: gather(output.parts[name].float().cpu()) for name in weights},
+            weights=weights,
+            maps=None if maps is None else gather(maps.cpu()),
+            **c.advantage,
+        )
+        mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
+        return everyone[mine].to(samples.trajectory.log_prob.device)
 
     def allocate(self, samples: Samples) -> None:
         """Say where in space and time each sample's advantage goes."""
@@ -201,6 +211,8 @@ class PolicyLoop(IterBasedTrainLoop):
                 parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, samples.prompts[piece]))
                 self.clock.advance(c.batch.micro_batch_size)
             samples.allocation = torch.cat(parts)
+            if c.advantage.get('map_on') == 'reward':
+                samples.advantage = self.advantages(samples, samples.allocation)
 
     def describe(self, samples: Samples) -> dict[str, float]:
         """What is logged of the samples."""

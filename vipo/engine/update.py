@@ -103,7 +103,9 @@ def _loss(
             reference = replay(velocity, trajectory, k, sigmas, c.rollout.kernel)
         i = trajectory.steps[k]
         kl_input = KLInput(transition, reference, seen[0], seen[1], (sigmas[i + 1] - sigmas[i]).item())
-    allocation = None if samples.allocation is None else samples.allocation[piece]
+    # A map on the reward is in the advantages already.
+    mapped = samples.advantage.ndim > 1
+    allocation = None if samples.allocation is None or mapped else samples.allocation[piece]
     loss, logs = c.loss(transition.log_prob, old, samples.advantage[piece], allocation, kl_input)
     if 'ratio_deviation' not in logs:  # a loss of somebody else's: the first-ratio check holds for it as well
         logs = {**logs, 'ratio_deviation': (transition.log_prob.detach() - old).exp().sub(1).abs().max()}

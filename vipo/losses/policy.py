@@ -17,6 +17,8 @@ class PolicyLoss:
     Args:
         mode: ``'position'`` or ``'scalar'``.
         clip_range: of the ratio of one position.
+        clip_exponent: with a map M, the range of a position is ``clip_range * M(p) ** clip_exponent``: 1 lets
+            positions that matter move farther, -1 less far, 0 all alike. M is kept within [0.1, 10] for this.
         scalar_clip_range: of the ratio in scalar mode; None divides ``clip_range`` by the square root of the number
             of positions, so that it binds about as often.
         kl_weight: 0 leaves the reference policy out, and its forward passes with it.
@@ -30,6 +32,7 @@ class PolicyLoss:
         self,
         mode: str = 'position',
         clip_range: float = 0.2,
+        clip_exponent: float = 0.0,
         scalar_clip_range: float | None = None,
         kl_weight: float = 0.0,
         kl_form: str = 'gaussian',
@@ -44,7 +47,10 @@ class PolicyLoss:
         if kl_weight < 0:
             raise ValueError(f'loss.kl_weight must not be negative, got {kl_weight}')
         self.mode = mode
+        if clip_exponent and mode == 'scalar':
+            raise ValueError("loss.clip_exponent needs a ratio per position: loss.mode='position'")
         self.clip_range = clip_range
+        self.clip_exponent = clip_exponent
         self.scalar_clip_range = scalar_clip_range
         self.kl_weight = kl_weight
         self.kl_form = kl_form
@@ -66,7 +72,7 @@ class PolicyLoss:
 
         Args:
             new_log_prob, old_log_prob: ``(B, T, H, W)``.
-            advantage: ``(B,)``.
+            advantage: ``(B,)``, or ``(B, T, H, W)`` where every position has its own.
             allocation: the map ``(B, 1, T, H, W)``, None for ones.
             kl_input: the transition under both policies; needed where ``kl_weight > 0``.
 
@@ -78,11 +84,14 @@ class PolicyLoss:
         if self.mode == 'scalar':
             positions = old_log_prob[0].numel()
             clip = self.scalar_clip_range or scalar_clip_range(self.clip_range, positions)
-        per_sample, log_ratio = clipped_policy_loss(
+        elif self.clip_exponent and allocation is not None:
+            clip = self.clip_range * allocation.squeeze(1).clamp(0.1, 10) ** self.clip_exponent
+        per_sample, log_ratio, signed = clipped_policy_loss(
             new_log_prob, old_log_prob, advantage, allocation, clip_range=clip, mode=self.mode
         )
         loss = per_sample.mean()
-        logs = {'policy_loss': loss.detach(), **ratio_statistics(log_ratio, advantage, clip)}
+        seen = allocation if self.mode == 'position' else None
+        logs = {'policy_loss': loss.detach(), **ratio_statistics(log_ratio, signed, clip, seen)}
         if self.needs_reference:
             if kl_input is None:
                 raise ValueError('loss.kl_weight is positive, so kl_input must be given')
@@ -96,7 +105,7 @@ def _check_shapes(new: Tensor, old: Tensor, advantage: Tensor, allocation: Tenso
     batch, *grid = old.shape
     wanted = {
         'new_log_prob': (new, (batch, *grid)),
-        'advantage': (advantage, (batch,)),
+        'advantage': (advantage, (batch,) if advantage.ndim == 1 else (batch, *grid)),
         'allocation': (allocation, (batch, 1, *grid)),
     }
     for name, (tensor, shape) in wanted.items():
