@@ -43,6 +43,8 @@ setup(
     ],
     extras_require={
         'dev': ['pytest>=8', 'pytest-timeout', 'ruff', 'scikit-learn', 'scipy'],
+        # The wheel of rapidocr carries its models.
+        'ocr': ['rapidocr>=3.10,<4', 'onnxruntime'],
         'wandb': ['wandb'],
     },
 )
