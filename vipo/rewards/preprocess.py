@@ -53,5 +53,6 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     """Pictures ``(N, 3, Y, X)`` in [0, 1] as PIL's, rounded to 8 bits."""
     from PIL import Image
 
-    arrays = (pixels.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    return [Image.fromarray(array) for array in arrays]
+    # One at a time: what lies between float and file then stays in the processor's cache.
+    levels = ((picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for picture in pixels)
+    return [Image.fromarray(level.cpu().contiguous().numpy()) for level in levels]
