@@ -142,6 +142,8 @@ def test_target_from_the_records():
     assert out.scores[[0, 2]].tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"target_key='text' is not in a record.*\['prompt', 'txt'\]"):
         reward(torch.zeros(1, 3, 1, 4, 4), ['p'], [{'prompt': 'p', 'txt': 'a'}])
+    with pytest.raises(ValueError, match=r"has 24 under reward\.target_key='text'"):
+        reward(torch.zeros(1, 3, 1, 4, 4), ['p'], [{'text': 24}])
     with pytest.raises(ValueError, match=r'records of a \.jsonl'):
         reward(torch.zeros(1, 3, 1, 4, 4), ['p'])
 

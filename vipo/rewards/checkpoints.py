@@ -130,10 +130,10 @@ def pretrained_strictly(model_class: type[PreTrained], name: str) -> PreTrained:
 
     try:
         model, info = model_class.from_pretrained(
-            # Shapes that differ are then reported with the rest, in place of an error of another kind.
             name,
             dtype=torch.float32,
             output_loading_info=True,
+            # Shapes that differ are then reported with the rest, in place of an error of another kind.
             ignore_mismatched_sizes=True,
         )
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:

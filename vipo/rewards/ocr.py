@@ -75,7 +75,11 @@ class OCRReward(Reward):
                 f'reward.target_key={self.target_key!r} is not in a record of the prompt file, which has the keys '
                 f'{sorted(lacking)}'
             )
-        return [record[self.target_key] or '' for record in metadata]
+        targets = [record[self.target_key] or '' for record in metadata]
+        odd = next((target for target in targets if not isinstance(target, str)), None)
+        if odd is not None:
+            raise ValueError(f'the prompt file has {odd!r} under reward.target_key={self.target_key!r}: no text')
+        return targets
 
 
 def quoted(prompt: str) -> str:
