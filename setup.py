@@ -11,6 +11,9 @@ version = next(
     if line.startswith('__version__')
 )
 
+# The wheel of rapidocr carries its models.
+OCR = ['rapidocr>=3.10,<4', 'onnxruntime']
+
 setup(
     name='vipo',
     version=version,
@@ -43,7 +46,8 @@ setup(
         'setuptools',
     ],
     extras_require={
-        'dev': ['pytest>=8', 'pytest-timeout', 'ruff', 'scikit-learn', 'scipy'],
+        'dev': ['pytest>=8', 'pytest-timeout', 'ruff', 'scikit-learn', 'scipy', *OCR],
+        'ocr': OCR,
         'wandb': ['wandb'],
     },
 )

@@ -98,8 +98,8 @@ def group_advantages(
         clip: bound on the absolute advantage, None for no bound.
 
     Returns:
-        The shape of ``rewards``, float32; 0 where invalid, and in groups with fewer than two valid samples, where nothing
-        is relative.
+        The shape of ``rewards``, float32; 0 where invalid, and in groups with fewer than two valid samples, where
+        nothing is relative.
 
     Raises:
         ValueError: unknown scale, ids that are not int64, or shapes that differ.

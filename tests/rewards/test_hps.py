@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
+from tests.rewards.conftest import Bomb
 from vipo.assets import resolve
 from vipo.rewards import HPSReward
 
@@ -169,16 +169,6 @@ def test_truncated_file_is_refused(copy, suffix):
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ValueError, match='truncated'):
         HPSReward(checkpoint=str(path))
-
-
-class Bomb:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.place),)
 
 
 @pytest.mark.parametrize('wrapped', [True, False])

@@ -62,7 +62,7 @@ def _trouble(model: str) -> str | None:
 
     try:
         cached = [r for r in scan_cache_dir().repos if r.repo_id == model and r.repo_type == 'model']
-        if any(repo.size_on_disk > 2**20 for repo in cached):
+        if any(repo.size_on_disk > _MORE_THAN_CONFIGS for repo in cached):
             return None
     except CacheNotFound:
         pass
@@ -80,6 +80,9 @@ def _trouble(model: str) -> str | None:
         return f'the hub cannot be reached ({type(error).__name__}); it lies at {page}{note}'
     return None
 
+
+#: Bytes of a repository in the cache that holds what was asked for; a tokenizer alone, such as BERT's, has 700 kB.
+_MORE_THAN_CONFIGS = 200_000
 
 #: Published models of ours that are gated, for when the hub cannot be asked.
 GATED = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from transformers import CLIPTokenizer, LlamaTokenizer, T5Tokenizer
+from transformers import BertTokenizer, CLIPTokenizer, LlamaTokenizer, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation
@@ -15,6 +15,13 @@ def clip_tokenizer() -> CLIPTokenizer:
     alphabet = list(bytes_to_unicode().values())
     tokens = [*alphabet, *(c + '</w>' for c in alphabet), '<|startoftext|>', '<|endoftext|>']
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+def bert_tokenizer() -> BertTokenizer:
+    """Word pieces of one letter, lower case."""
+    letters = [c for c in _CHARACTERS if c not in string.ascii_uppercase]
+    tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters, *(f'##{c}' for c in letters)]
+    return BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}, model_max_length=512)
 
 
 def t5_tokenizer() -> T5Tokenizer:

@@ -57,7 +57,8 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
             return target(*args, **options)
         except ConfigError:
             raise
-        except (ValueError, OSError) as error:  # OSError: what transformers and diffusers say of a wrong folder
+        # OSError: what transformers and diffusers say of a wrong folder; ImportError: a missing extra.
+        except (ValueError, OSError, ImportError) as error:
             raise ConfigError(f'config key {where!r}: {error}') from error
     finally:
         _PATH.reset(token)

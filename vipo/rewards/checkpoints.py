@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vipo.assets import resolve
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Model = TypeVar('Model', bound=nn.Module)
+PreTrained = TypeVar('PreTrained', bound='PreTrainedModel')
 
 
 def locate_file(checkpoint: str | None, hub: str, name: str, option: str = 'checkpoint') -> Path:
@@ -63,14 +70,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             zipped = file.read(2) == b'PK'
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
     except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {error}). It is truncated or '
-            'damaged, or it holds more than tensors; download it again.'
-        ) from error
+        raise _unreadable(path, error) from error
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{path} holds no dict of tensors, neither bare nor under "state_dict"')
     return state
+
+
+def _unreadable(source: str | Path, error: Exception) -> ValueError:
+    # The first sentence: torch goes on to advise how to run code that a pickle holds.
+    said = re.split(r'\.\s', str(error), maxsplit=1)[0]
+    return ValueError(
+        f'{source} cannot be read as a checkpoint of tensors ({type(error).__name__}: {said}). It is truncated or '
+        'damaged, or it holds more than tensors; download it again.'
+    )
 
 
 def load_strictly(
@@ -100,9 +113,71 @@ def load_strictly(
         for k, s in expected.items()
         if k in state and state[k].shape != s
     ]
-    if problems:
-        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
-        raise ValueError(f'{source} does not fit the model of its config: {shown}')
+    _refuse(problems, source)
     # The model takes over the tensors themselves: nothing is held twice, and each keeps its dtype.
     model.load_state_dict(dict(state), strict=False, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def pretrained_strictly(model_class: type[PreTrained], name: str) -> PreTrained:
+    """A model of transformers from a folder or hub repository in its layout, as strictly, in float32.
+
+    Left to itself ``from_pretrained`` prints a table of what is missing or left over and goes on with random weights.
+    The ``position_ids`` that old checkpoints carry are none of what is left over.
+
+    Raises:
+        ValueError: the weights cannot be read as tensors alone, or a key is missing or unexpected, or a shape differs.
+        OSError: there is no such model within reach.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model, info = model_class.from_pretrained(
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # Shapes that differ are then reported with the rest, in place of an error of another kind.
+            ignore_mismatched_sizes=True,
+        )
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise _unreadable(name, error) from error
+    problems = [f'missing {key}' for key in sorted(info['missing_keys'])]
+    problems += [f'unexpected {key}' for key in sorted(info['unexpected_keys'])]
+    problems += [
+        f'{key} has shape {tuple(found)} instead of {tuple(wanted)}'
+        for key, found, wanted in sorted(info['mismatched_keys'])
+    ]
+    _refuse(problems + list(info['error_msgs']), name)
+    return model.eval().requires_grad_(False)
+
+
+def _refuse(problems: list[str], source: str | Path) -> None:
+    if problems:
+        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
+        raise ValueError(f'{source} does not fit the model of its config: {shown}')
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, source: str) -> None:
+    """Refuse a tokenizer that is not its model's.
+
+    Where a folder holds no tokenizer, transformers makes an empty one without a word, and all prompts are alike.
+
+    Raises:
+        ValueError: it has another number of tokens than ``size``.
+    """
+    if len(tokenizer) != size:
+        raise ValueError(
+            f'the tokenizer in {source} has {len(tokenizer)} tokens and its model has {size}: its files '
+            '(tokenizer.json) are missing, or belong to another model'
+        )
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Refuse a file with other bytes than expected.
+
+    Raises:
+        ValueError: the digest differs.
+    """
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != wanted.lower():
+        raise ValueError(f'{path} has sha256 {found} instead of {wanted}: it is damaged, or another file of that name')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,27 +12,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vipo.assets import resolve
-from vipo.rewards.checkpoints import load_strictly, read_tensors
+from vipo.rewards.checkpoints import check_vocabulary, load_strictly, pretrained_strictly, read_tensors
 from vipo.rewards.open_clip_layout import clip_config, read_sizes, to_transformers
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel
+    from transformers import CLIPModel, CLIPTextConfig
 
 
 class ClipTowers:
     """Both towers of a CLIP, frozen, with CLIP's own pre-processing in torch.
 
     Args:
-        model: transformers' class, whichever layout it was loaded from.
+        model: transformers' class in float32, whichever layout it was loaded from.
         tokenize: prompts to ids ``(N, L)``, cut and padded to the context of the model.
-        antialias: of the bicubic resize.
+        dtype: of the weights from here on.
+        resize: pictures ``(N, 3, Y, X)`` and a side to squares.
+
+    Attributes:
+        logit_scale: the model's factor on cosines; not rounded to ``dtype``, which would move every score by
+            about 1 %.
     """
 
-    def __init__(self, model: CLIPModel, tokenize: Callable[[Sequence[str]], Tensor], antialias: bool = True) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenize: Callable[[Sequence[str]], Tensor],
+        dtype: torch.dtype = torch.float32,
+        resize: Callable[[Tensor, int], Tensor] = resize_center_crop,
+    ) -> None:
+        self.logit_scale = model.logit_scale.exp().item()
+        self.model = model.to(dtype)
         self.tokenize = tokenize
-        self.antialias = antialias
+        self.resize = resize
         self.side = model.config.vision_config.image_size
 
     @classmethod
@@ -48,34 +61,35 @@ class ClipTowers:
 
         config = CLIPConfig(**clip_config(read_sizes(checkpoint)))
         state = to_transformers(read_tensors(checkpoint))
-        model = load_strictly(lambda: CLIPModel(config), state, checkpoint, computed=('position_ids',)).to(dtype)
-        context = config.text_config.max_position_embeddings
+        model = load_strictly(lambda: CLIPModel(config), state, checkpoint, computed=('position_ids',))
+        resize = partial(resize_center_crop, antialias=antialias)
         if (checkpoint.parent / 'tokenizer.json').exists():
-            return cls(model, _saved_tokenizer(str(checkpoint.parent), context), antialias)
+            return cls(model, _saved_tokenizer(str(checkpoint.parent), config.text_config), dtype, resize)
         import open_clip
 
-        tokenize = open_clip.get_tokenizer('ViT-H-14', context_length=context)
-        return cls(model, lambda prompts: tokenize(list(prompts)), antialias)
+        tokenize = open_clip.get_tokenizer('ViT-H-14', context_length=config.text_config.max_position_embeddings)
+        return cls(model, lambda prompts: tokenize(list(prompts)), dtype, resize)
 
     @classmethod
-    def from_pretrained(cls, name: str, dtype: torch.dtype, antialias: bool = True) -> ClipTowers:
+    def from_pretrained(cls, name: str, dtype: torch.dtype, offset: str = 'down') -> ClipTowers:
         """From a folder or hub repository in transformers' layout (PickScore, CLIP), tokenizer included.
 
+        Pictures are resized as PIL does, see :func:`~vipo.rewards.preprocess.resize_center_crop`.
+
+        Args:
+            offset: of the central square: ``'down'`` as in transformers' ``CLIPProcessor``, ``'round'`` as in OpenAI's
+                package.
+
         Raises:
-            ValueError: weights are missing, left over or of another shape.
+            ValueError: the weights cannot be read as tensors alone, or are missing, left over or of another shape; or
+                the tokenizer is missing or another model's.
         """
         from transformers import CLIPModel
 
         name = str(resolve(name))
-        model, info = CLIPModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
-        problems = [
-            f'{kind.replace("_keys", "")} {key}' for kind, keys in info.items() for key in sorted(map(str, keys))
-        ]
-        problems = [p for p in problems if not p.endswith('position_ids')]
-        if problems:
-            raise ValueError(f'{name} does not fit the CLIP of its config: {"; ".join(problems[:5])}')
-        context = model.config.text_config.max_position_embeddings
-        return cls(model.eval().requires_grad_(False), _saved_tokenizer(name, context), antialias)
+        model = pretrained_strictly(CLIPModel, name)
+        resize = partial(resize_center_crop, clamp=True, offset=offset)
+        return cls(model, _saved_tokenizer(name, model.config.text_config), dtype, resize)
 
     def to(self, device: torch.device | str) -> ClipTowers:
         """Move the weights."""
@@ -85,7 +99,7 @@ class ClipTowers:
     def image(self, pixels: Tensor) -> Tensor:
         """Unit vectors ``(N, D)`` float32 of pictures ``(N, 3, Y, X)`` in [0, 1]; differentiable."""
         weight = self.model.logit_scale
-        images = resize_center_crop(pixels.to(weight.device, torch.float32), self.side, antialias=self.antialias)
+        images = self.resize(pixels.to(weight.device, torch.float32), self.side)
         images = normalize(images, OPENAI_MEAN, OPENAI_STD).to(weight.dtype)
         pooled = self.model.vision_model(pixel_values=images).pooler_output
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
@@ -120,10 +134,12 @@ class ClipTowers:
         return (self.image(pixels) * self.text(prompts)).sum(-1)
 
 
-def _saved_tokenizer(name: str, context: int) -> Callable[[Sequence[str]], Tensor]:
+def _saved_tokenizer(name: str, config: CLIPTextConfig) -> Callable[[Sequence[str]], Tensor]:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(name)
+    check_vocabulary(tokenizer, config.vocab_size, name)
+    context = config.max_position_embeddings
 
     def tokenize(prompts: Sequence[str]) -> Tensor:
         options = {'padding': 'max_length', 'truncation': True, 'max_length': context, 'return_tensors': 'pt'}

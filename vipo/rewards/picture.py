@@ -32,11 +32,7 @@ class PictureReward(Reward):
 
     def _in_batches(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         check_batch(pixels, prompts)
-        if pixels.shape[2] != 1:
-            raise ValueError(
-                f'{type(self).__name__} scores pictures, and these are clips of {pixels.shape[2]} frames. Say which '
-                f"frames count: reward=dict(type='FrameReward', reward=dict(type='{type(self).__name__}', ...))"
-            )
+        check_pictures(self, pixels)
         scores = [
             self.score_pictures(pixels[i : i + self.batch_size, :, 0], prompts[i : i + self.batch_size])
             for i in range(0, len(pixels), self.batch_size)
@@ -48,3 +44,17 @@ class PictureReward(Reward):
         """Scores ``(N,)`` of pictures ``(N, 3, Y, X)`` in [0, 1], differentiable with respect to the pixels unless
         the class says otherwise (:attr:`Reward.differentiable`).
         """
+
+
+def check_pictures(reward: Reward, pixels: Tensor) -> None:
+    """Refuse clips.
+
+    Raises:
+        ValueError: ``(B, 3, F, Y, X)`` have more than one frame.
+    """
+    if pixels.shape[2] != 1:
+        name = type(reward).__name__
+        raise ValueError(
+            f'{name} scores pictures, and these are clips of {pixels.shape[2]} frames. Say which frames count: '
+            f"reward=dict(type='FrameReward', reward=dict(type='{name}', ...))"
+        )
