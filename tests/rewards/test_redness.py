@@ -28,11 +28,11 @@ def test_mean_runs_over_pixels_and_frames():
 
 
 def test_gradient_is_the_weight_of_each_channel(normal):
-    reward, x = RednessReward(), normal(2, 3, 4, 5).sigmoid().requires_grad_()
+    reward, x = RednessReward(), normal(2, 3, 1, 4, 5).sigmoid().requires_grad_()
     assert reward.differentiable
     reward.differentiable_scores(x, ['a', 'b']).sum().backward()
-    wanted = torch.tensor([1, -0.5, -0.5]).reshape(3, 1, 1) / 20
-    torch.testing.assert_close(x.grad, wanted.expand(2, 3, 4, 5))
+    wanted = torch.tensor([1, -0.5, -0.5]).reshape(3, 1, 1, 1) / 20
+    torch.testing.assert_close(x.grad, wanted.expand(2, 3, 1, 4, 5))
 
 
 def test_pixel_that_is_no_number_is_invalid():
