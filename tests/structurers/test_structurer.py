@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
 
 from vipo.registry import STRUCTURERS
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer, UniformAllocator
@@ -188,3 +189,56 @@ def test_built_from_a_config(pixels):
 def test_unknown_normalization():
     with pytest.raises(ValueError, match=r'structurer\.normalize'):
         PerceptualStructurer(Patches(), PCAAllocator(), normalize='softmax')
+
+
+def test_one_frame_per_latent_frame(pixels):
+    """The backbone sees frames 0, 4 and 8 of nine, and the map is theirs."""
+    backbone, clip = Patches(), pixels(2, 9, 32, 24)
+    few = PerceptualStructurer(backbone, PCAAllocator(), frames='latent')(clip, (3, 8, 6))
+    assert backbone.batches == [6]
+    chosen = PerceptualStructurer(Patches(), PCAAllocator())(clip[:, :, [0, 4, 8]], (3, 8, 6))
+    torch.testing.assert_close(few, chosen)
+    picture = pixels(1, 1, 32, 24)
+    same = [PerceptualStructurer(Patches(), PCAAllocator(), frames=f)(picture, (1, 8, 6)) for f in ('all', 'latent')]
+    assert torch.equal(*same)
+    with pytest.raises(ValueError, match='do not belong'):
+        PerceptualStructurer(Patches(), PCAAllocator(), frames='latent')(clip, (4, 8, 6))
+
+
+@pytest.mark.parametrize('sigma', [0.5, 2.0])
+def test_smoothing_in_time_is_scipys(pixels, sigma):
+    clip = pixels(1, 9, 32, 24)
+    raw = PerceptualStructurer(Patches(), Brightness(), normalize='minmax')(clip, (9, 8, 6))
+    smooth = PerceptualStructurer(Patches(), Brightness(), normalize='minmax', temporal_sigma=sigma)(clip, (9, 8, 6))
+    expected = gaussian_filter1d(raw[0, 0].double().numpy(), sigma, axis=0, mode='reflect')
+    torch.testing.assert_close(smooth[0, 0].double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+def test_still_clip_has_a_map_that_does_not_change(pixels):
+    clip = pixels(2, 1, 32, 24).repeat(1, 1, 9, 1, 1)
+    for options in ({}, {'frames': 'latent'}, {'temporal_sigma': 1.0}):
+        maps = PerceptualStructurer(Patches(), PCAAllocator(), **options)(clip, (3, 8, 6))
+        torch.testing.assert_close(maps, maps[:, :, :1].expand_as(maps), atol=1e-5, rtol=0)
+
+
+def test_signed_map_is_the_mean_one_map_less_one(pixels):
+    clip = pixels(2, 3, 32, 24)
+    mean, signed = (
+        PerceptualStructurer(Patches(), PCAAllocator(), normalize=n)(clip, (3, 8, 6)) for n in ('mean', 'signed')
+    )
+    torch.testing.assert_close(signed, mean - 1)
+    assert signed.min() < 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        ({'frames': 'some'}, 'frames must be one of'),
+        ({'temporal_sigma': -1.0}, 'temporal_sigma >= 0'),
+        ({'frames_per_batch': 0}, 'frames_per_batch >= 1'),
+        ({'normalize': 'max'}, 'normalize must be one of'),
+    ],
+)
+def test_options_are_checked(options, match):
+    with pytest.raises(ValueError, match=match):
+        PerceptualStructurer(Patches(), PCAAllocator(), **options)

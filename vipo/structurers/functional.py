@@ -94,14 +94,35 @@ def align_in_time(maps: Tensor, frames: int) -> Tensor:
     count = maps.shape[1]
     if count == frames:
         return maps
+    stride = _stride(count, frames)
+    later = maps[:, 1:].unflatten(1, (frames - 1, stride)).mean(2)
+    return torch.cat([maps[:, :1], later], dim=1)
+
+
+def latent_frames(count: int, frames: int) -> list[int]:
+    """The last of the pixel frames that go into each latent frame, see :func:`align_in_time`.
+
+    Raises:
+        ValueError: no whole stride fits ``count`` pixel frames to ``frames`` latent ones.
+    """
+    return list(range(count)) if count == frames else list(range(0, count, _stride(count, frames)))
+
+
+def _stride(count: int, frames: int) -> int:
     stride, rest = divmod(count - 1, max(frames - 1, 1))
     if frames == 1 or rest or stride < 1:
         raise ValueError(
             f'{count} pixel frames do not belong to {frames} latent frames of a causal autoencoder: '
             'F must be r * (T - 1) + 1 for a whole number r'
         )
-    later = maps[:, 1:].unflatten(1, (frames - 1, stride)).mean(2)
-    return torch.cat([maps[:, :1], later], dim=1)
+    return stride
+
+
+def blur_in_time(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian over the frames of ``(B, T, h, w)``, cut at 4 sigma, ends mirrored."""
+    if sigma == 0 or maps.shape[1] == 1:
+        return maps
+    return torch.einsum('st,bthw->bshw', _blur_matrix(maps.shape[1], sigma).to(maps), maps)
 
 
 def entropy(maps: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from vipo.registry import ALLOCATORS, BACKBONES, STRUCTURERS, ConfigError
 from vipo.rewards.base import check_pixels
 from vipo.structurers.allocators import Allocator
 from vipo.structurers.backbones.base import Backbone, Features
-from vipo.structurers.functional import align_in_time, resize_to_grid
+from vipo.structurers.base import Structurer, check_normalization, normalized
+from vipo.structurers.functional import align_in_time, blur_in_time, latent_frames, resize_to_grid
 
-NORMALIZATIONS = ('mean', 'minmax')
+#: Which frames of a clip the backbone sees.
+FRAMES = ('all', 'latent')
 
 
 @STRUCTURERS.register_module()
-class PerceptualStructurer:
+class PerceptualStructurer(Structurer):
     """Builds the allocation map of each sample.
 
     Works without a runner: ``PerceptualStructurer(backbone, allocator)(pixels, grid)``.
@@ -26,15 +29,19 @@ class PerceptualStructurer:
     Args:
         backbone, allocator: the objects, or the configs to build them from.
         normalize: ``'mean'`` rescales each map to mean one over its clip, so that the size of a training step does
-            not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does.
-        frames_per_batch: most pictures in one forward pass of the backbone.
+            not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does; ``'signed'``
+            takes one off the mean-one map.
+        frames: of a clip, ``'all'`` or one per latent frame (``'latent'``: the last pixel frame that goes into it),
+            which costs a fourth of the backbone's work for a causal autoencoder of stride 4.
+        temporal_sigma: of a Gaussian over latent frames; 0 for none.
+        frames_per_batch: most pictures in one forward pass of the backbone, which bounds its memory.
 
     Attributes:
         counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
             preference) or ``broken`` (not finite), which :meth:`__call__` fills.
 
     Raises:
-        ValueError: unknown normalisation.
+        ValueError: an option is unknown or out of range.
     """
 
     def __init__(
@@ -42,24 +49,30 @@ class PerceptualStructurer:
         backbone: Backbone | dict[str, Any],
         allocator: Allocator | dict[str, Any],
         normalize: str = 'mean',
+        frames: str = 'all',
+        temporal_sigma: float = 0.0,
         frames_per_batch: int = 64,
     ) -> None:
-        if normalize not in NORMALIZATIONS:
-            raise ValueError(f'structurer.normalize must be one of {NORMALIZATIONS}, got {normalize!r}')
+        if frames not in FRAMES:
+            raise ValueError(f'structurer.frames must be one of {FRAMES}, got {frames!r}')
+        if temporal_sigma < 0 or frames_per_batch < 1:
+            raise ValueError(
+                f'need temporal_sigma >= 0 and frames_per_batch >= 1, got {temporal_sigma} and {frames_per_batch}'
+            )
+        self.normalize = check_normalization(normalize)
+        self.frames = frames
+        self.temporal_sigma = temporal_sigma
         self.backbone = BACKBONES.build(backbone, at='backbone')
         self.allocator = ALLOCATORS.build(allocator, at='allocator')
-        self.normalize = normalize
         self.frames_per_batch = frames_per_batch
         self.counts: Counter[str] = Counter()
 
-    def to(self, device: torch.device | str) -> PerceptualStructurer:
-        """Move the backbone."""
-        if hasattr(self.backbone, 'to'):
-            self.backbone.to(device)
-        return self
+    def parts(self) -> Iterator[object]:
+        yield self.backbone
+        yield self.allocator
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
         """The map of each sample on the latent grid.
 
         Args:
@@ -67,13 +80,22 @@ class PerceptualStructurer:
             grid: ``(T, H, W)`` of the latents.
 
         Returns:
-            ``(B, 1, T, H, W)`` float32 on the pixels' device, non-negative, finite, never all zero.
+            ``(B, 1, T, H, W)`` float32 on the pixels' device, finite, never all zero; non-negative unless it is signed.
 
         Raises:
             ValueError: the pixels are no float batch ``(B, 3, F, Y, X)``.
             ConfigError: the backbone returned no finite dense features, or the allocator cannot use them.
         """
         check_pixels(pixels)
+        if self.frames == 'latent':
+            pixels = pixels[:, :, latent_frames(pixels.shape[2], grid[0])]
+        maps = self.allocator(*self._dense(pixels))
+        maps = resize_to_grid(self._fill(maps), *grid[1:])
+        maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
+        return normalized(maps.to(pixels.device)[:, None], self.normalize)
+
+    def _dense(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features ``(B, F, D, h, w)`` and the CLS attention ``(B, F, h, w)``, if there is one, of every frame."""
         batch, _, frames, _, _ = pixels.shape
         pictures = pixels.transpose(1, 2).flatten(0, 1)
         parts = [self._features(chunk) for chunk in pictures.split(self.frames_per_batch)]
@@ -83,9 +105,7 @@ class PerceptualStructurer:
         attention = None
         if parts[0].cls_attention is not None:
             attention = torch.cat([p.cls_attention for p in parts]).unflatten(0, (batch, frames))
-        maps = self.allocator(features, attention)
-        maps = resize_to_grid(self._fill(maps), *grid[1:])
-        return self._finish(align_in_time(maps, grid[0])).to(pixels.device)[:, None]
+        return features, attention
 
     def _features(self, pictures: Tensor) -> Features:
         name, features = type(self.backbone).__name__, self.backbone(pictures)
@@ -111,7 +131,3 @@ class PerceptualStructurer:
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
-
-    def _finish(self, maps: Tensor) -> Tensor:
-        """Normalise, ``(B, T, H, W)`` -> the same."""
-        return maps / maps.mean((1, 2, 3), keepdim=True) if self.normalize == 'mean' else maps

@@ -1,0 +1,207 @@
+"""Compare the map stage with a straightforward implementation, frame by frame, in one run.
+
+    python tools/benchmark_structurer.py
+    python tools/benchmark_structurer.py --frames 1 --samples 12 --height 512 --width 512
+
+The straightforward one is what one writes first: PIL resizes each frame, the backbone sees one frame at a time,
+scikit-learn finds the principal components, SciPy smooths, PIL resizes the map. Both use the same backbone, of
+DINOv2-small's size with random weights, and the same recipe with the signs as they come; how near the maps are is
+printed beside the times. They take turns, and the median of the repetitions counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vipo.structurers.backbones import DINOv2Backbone
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def plain_features(model: torch.nn.Module, clip: Tensor) -> list[Any]:
+    """Patch features ``(h, w, D)`` of each frame of ``(3, F, Y, X)``, one frame at a time."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    patch, found = model.config.patch_size, []
+    for frame in clip.unbind(1):
+        picture = Image.fromarray((frame.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+        size = tuple(max(1, round(side / patch)) * patch for side in picture.size)
+        array = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        array = (array - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
+        with torch.no_grad():
+            output = model(pixel_values=torch.from_numpy(array).permute(2, 0, 1)[None])
+        found.append(output.last_hidden_state[0, 1:].numpy().reshape(size[1] // patch, size[0] // patch, -1))
+    return found
+
+
+def plain_map(features: list[Any], grid: tuple[int, int, int], components: int = 3) -> Any:
+    """The paper's recipe ``(T, H, W)`` with scikit-learn, SciPy and PIL, one frame at a time."""
+    import numpy as np
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+    from sklearn.decomposition import PCA
+
+    def stretched(x: Any) -> Any:
+        return (x - x.min()) / (x.max() - x.min())
+
+    maps = []
+    for tokens in features:
+        height, width, depth = tokens.shape
+        pca = PCA(components)
+        projected = pca.fit_transform(tokens.reshape(-1, depth))
+        weights = pca.explained_variance_ratio_ / pca.explained_variance_ratio_.sum()
+        total = sum(w * stretched(projected[:, k]) for k, w in enumerate(weights)).reshape(height, width)
+        small = stretched(gaussian_filter(total, 1.0)).astype(np.float32)
+        maps.append(np.asarray(Image.fromarray(small).resize(grid[:0:-1], Image.Resampling.BILINEAR)))
+    stride = (len(maps) - 1) // (grid[0] - 1) if grid[0] > 1 else 1
+    later = [np.mean(maps[i : i + stride], axis=0) for i in range(1, len(maps), stride)]
+    return np.stack([maps[0], *later])
+
+
+def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int) -> dict[str, float]:
+    """Seconds of both, with and without the backbone, and how the maps compare."""
+    import torch
+
+    from vipo.engine.measure import PeakMemory
+    from vipo.structurers import PCAAllocator, PerceptualStructurer
+    from vipo.structurers.backbones import Backbone, Features
+
+    class Ready(Backbone):
+        """Features that are there already, of as many pictures as are asked for."""
+
+        def __init__(self, features: Tensor) -> None:
+            self.features = features
+
+        def __call__(self, pictures: Tensor) -> Features:
+            return Features(self.features[: len(pictures)])
+
+    options: dict[str, Any] = {'normalize': 'minmax', 'frames_per_batch': 8}
+    allocator = PCAAllocator(orientation='as_computed')
+    whole = PerceptualStructurer(backbone, allocator, **options)
+    sparse = PerceptualStructurer(backbone, allocator, frames='latent', **options)
+    stills = pixels.transpose(1, 2).flatten(0, 1)
+    ready = torch.cat([backbone(part).map for part in stills.split(8)])
+    from_features = PerceptualStructurer(Ready(ready), allocator, **{**options, 'frames_per_batch': len(ready)})
+    lists = [plain_features(backbone.model, clip) for clip in pixels]
+
+    def plain() -> list[Any]:
+        return [plain_map(plain_features(backbone.model, clip), grid) for clip in pixels]
+
+    works: dict[str, Callable[[], Any]] = {
+        'plain, map alone': lambda: [plain_map(features, grid) for features in lists],
+        'ours, map alone': lambda: from_features(pixels, grid),
+        'plain': plain,
+        'ours': lambda: whole(pixels, grid),
+        'ours, one frame per latent frame': lambda: sparse(pixels, grid),
+    }
+    took: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            if round_:  # the first one warms up
+                took[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(values) for name, values in took.items()}
+    theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None]
+    ours, few = whole(pixels, grid), sparse(pixels, grid)
+    with PeakMemory() as memory:
+        whole(pixels, grid)
+    return {
+        **{f'{name}, s': value for name, value in seconds.items()},
+        'map alone, times faster': seconds['plain, map alone'] / seconds['ours, map alone'],
+        'with backbone, times faster': seconds['plain'] / seconds['ours'],
+        'one frame per latent frame, times faster': seconds['plain'] / seconds['ours, one frame per latent frame'],
+        'correlation with the plain map': _correlation(ours, theirs),
+        'correlation of few frames with all': _correlation(few, ours),
+        'peak, MiB': memory.peak / 2**20,
+    }
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Mean over latent frames of the absolute correlation; a sign that PCA leaves open does not count."""
+    import torch
+
+    pairs = zip(a.flatten(0, 2).flatten(1), b.flatten(0, 2).flatten(1), strict=True)
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1].abs() for pair in pairs]).mean().item()
+
+
+def scenes(samples: int, frames: int, height: int, width: int) -> Tensor:
+    """Clips ``(samples, 3, frames, height, width)`` of a few smooth blobs that drift over a smooth ground."""
+    import torch
+    import torch.nn.functional as F
+
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
+    clips = []
+    for _ in range(samples):
+        ground = F.interpolate(torch.rand(1, 3, 4, 6, generator=generator), (height, width), mode='bicubic')[0] * 0.5
+        clip = ground[:, None].repeat(1, frames, 1, 1)
+        for _ in range(3):
+            place, speed, colour = (torch.rand(n, generator=generator) for n in (2, 2, 3))
+            for t in range(frames):
+                at = place + (speed - 0.5) * 0.6 * t / max(frames - 1, 1)
+                blob = torch.exp(-((rows - at[0]) ** 2 + (columns - at[1]) ** 2) / 0.01)
+                clip[:, t] = clip[:, t] * (1 - blob) + colour[:, None, None] * blob
+        clips.append(clip)
+    return torch.stack(clips).clamp(0, 1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--samples', type=int, default=1)
+    parser.add_argument('--frames', type=int, default=53)
+    parser.add_argument('--height', type=int, default=240)
+    parser.add_argument('--width', type=int, default=416)
+    parser.add_argument('--stride', type=int, nargs=2, default=(4, 8), help='of the autoencoder, in time and space')
+    parser.add_argument('--backbone', help='a DINOv2 checkpoint in place of random weights of the size of DINOv2-small')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--out', type=Path, help='also write the figures as JSON')
+    args = parser.parse_args(argv)
+
+    from vipo.engine.quiet import quiet_third_parties
+    from vipo.structurers.backbones import DINOv2Backbone
+
+    quiet_third_parties()
+    time_stride, stride = args.stride
+    if (args.frames - 1) % time_stride or args.height % stride or args.width % stride:
+        parser.error('the clip does not fit the autoencoder: frames = k * stride + 1, sides multiples of the stride')
+    grid = (args.frames - 1) // time_stride + 1, args.height // stride, args.width // stride
+    pixels = scenes(args.samples, args.frames, args.height, args.width)
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = DINOv2Backbone(args.backbone or _random_small(folder))
+        results = benchmark(backbone, pixels, grid, args.repeats)
+    print(f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}')
+    for name, value in results.items():
+        print(f'  {name:42s} {value:9.3f}')
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=2) + '\n')
+        print(f'figures in {args.out}')
+
+
+def _random_small(folder: str) -> str:
+    """A DINOv2 of the size of facebook/dinov2-small with random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+if __name__ == '__main__':
+    main()
