@@ -15,7 +15,15 @@ class RunStopped(RuntimeError):
 
 
 class RewardFailure(RunStopped):
-    """A reward raised. The message names the sample, the prompt and the reward."""
+    """A reward raised. The message names the sample, the prompt and the reward.
+
+    Attributes:
+        sample: number of the sample at fault; None where none is in particular.
+    """
+
+    def __init__(self, message: str, sample: int | None = None) -> None:
+        super().__init__(message)
+        self.sample = sample
 
 
 def score(
@@ -37,7 +45,7 @@ def score(
             else f'a batch of {len(prompts)} samples ({_why_all(error)}), first prompt {prompts[0]!r}'
         )
         raise RewardFailure(
-            f'{name} ({type(reward).__name__}) failed on {which}: {type(cause).__name__}: {cause}'
+            f'{name} ({type(reward).__name__}) failed on {which}: {type(cause).__name__}: {cause}', index
         ) from error
     if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
         shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
