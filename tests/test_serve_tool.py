@@ -96,8 +96,9 @@ def test_pretrained_reward_over_http_is_the_same_as_here(pictures, monkeypatch):
 def test_plain_function_beside_its_config_and_an_end_in_the_middle_of_work(pictures, tmp_path):
     """SIGTERM while a request is being scored: it is answered first."""
     (tmp_path / 'my_served_reward.py').write_text(
-        'import time\n\n\n'
+        'import pathlib\nimport time\n\n\n'
         'def slowly(pixels, prompts, metadata):\n'
+        '    pathlib.Path(metadata[0]["marker"]).touch()\n'
         '    time.sleep(1)\n'
         '    return pixels.mean((1, 2, 3, 4)) + metadata[0]["offset"]\n'
     )
@@ -106,9 +107,13 @@ def test_plain_function_beside_its_config_and_an_end_in_the_middle_of_work(pictu
     with started('tools/serve_reward.py', config, '--port', 0) as server:
         assert 'serving slowly on' in server.lines[-1]
         reward, pixels, got = RemoteReward(server.url, retries=0), pictures(2, 3), []
-        client = threading.Thread(target=lambda: got.append(reward(pixels, ['a', 'b'], [{'offset': 5}, {}])))
+        marker = tmp_path / 'begun'
+        metadata = [{'offset': 5, 'marker': str(marker)}, {}]
+        client = threading.Thread(target=lambda: got.append(reward(pixels, ['a', 'b'], metadata)))
         client.start()
-        time.sleep(0.5)
+        while not marker.exists():
+            assert client.is_alive()
+            time.sleep(0.01)
         _, code = server.stop(signal.SIGTERM)
         client.join()
     assert code == 0

@@ -87,10 +87,10 @@ def test_requests_are_spread_over_the_servers(clips):
 
 
 def test_servers_work_at_the_same_time(clips):
-    with running(Scripted(sleeps(0.1, scores()))) as url:
+    with running(Scripted(sleeps(0.3, scores()))) as url:
         began = time.monotonic()
-        RemoteReward(url, batch_size=1, concurrency=6, **QUICK)(clips(6), list('abcdef'))
-    assert time.monotonic() - began < 0.4
+        RemoteReward(url, batch_size=1, concurrency=6, **{**QUICK, 'timeout': 5})(clips(6), list('abcdef'))
+    assert time.monotonic() - began < 1.2, 'one after the other they would take 1.8 s'
 
 
 def test_reward_that_fails_on_a_sample_names_it(clips):
@@ -157,7 +157,7 @@ def test_retry_of_a_slow_request_joins_the_first(clips):
         return mean(pixels, prompts, metadata)
 
     with serve(slow) as url:
-        reward = RemoteReward(url, **{**QUICK, 'timeout': 0.3})
+        reward = RemoteReward(url, **{**QUICK, 'timeout': 0.3, 'retries': 30})
         assert reward(clips(2), ['a', 'b']).valid.all()
         assert calls == [2]
         reward(clips(2), ['a', 'b'])
@@ -203,7 +203,7 @@ def test_trouble_is_survived_by_a_retry_and_bounded_without(clips, behaviour):
         began = time.monotonic()
         with pytest.raises(ServiceError, match=r'samples 0 to 2.*no answer in 3 attempts') as raised:
             RemoteReward(url, **QUICK)(clips(3), ['a', 'b', 'c'])
-        assert time.monotonic() - began < 3 * 0.2 + 0.03 + 0.3
+        assert time.monotonic() - began < 2, 'three attempts of 0.2 s; a drip alone would last for 4 s'
     assert url in str(raised.value)
     assert raised.value.sample is None
 
@@ -273,7 +273,8 @@ def test_server_that_is_gone_stops_the_run_within_its_time(clips):
     began = time.monotonic()
     with pytest.raises(RewardFailure) as raised:
         score(reward, 'reward', clips(3), ['a cat', 'b', 'c'])
-    assert time.monotonic() - began < 0.3, 'and no sample is tried alone'
+    assert time.monotonic() - began < 1
+    assert 'of 3 samples (by no fault of theirs)' in str(raised.value), 'none of them is tried alone'
     for words in ("'a cat'", 'samples 0 to 2', 'no answer in 3 attempts', f'{url}/score', 'refused (3 times)'):
         assert words in str(raised.value)
 
@@ -285,6 +286,11 @@ def test_waits_double_up_to_a_bound(monkeypatch):
     with pytest.raises(ServiceError):
         client.post('/score', b'{}', lambda answer: answer)
     assert waits == [1, 2, 4, 5, 5]
+    waits.clear()
+    client.retries = 2000
+    with pytest.raises(ServiceError, match=r'2001 attempts: [^;]*\(2001 times\)'):
+        client.post('/score', b'{}', lambda answer: answer)
+    assert max(waits) == 5
 
 
 def test_nothing_new_is_begun_after_a_failure(clips):
@@ -374,7 +380,7 @@ def test_request_that_never_arrives_is_given_up(monkeypatch, clips):
                     connection.sendall(b' ')
                 except OSError:
                     break
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.5, 'the bytes go on for 2 s'
 
 
 def test_client_hears_why_a_large_request_is_refused(clips):
@@ -457,6 +463,7 @@ def test_check_says_what_is_served():
     ('options', 'words'),
     [
         ({'url': []}, 'empty list'),
+        ({'url': ['http://host', 5]}, 'a list of texts, got 5'),
         ({'url': 'localhost:8000'}, 'must look like http://host:port'),
         ({'url': 'ftp://localhost'}, 'must look like'),
         ({'url': 'http://'}, 'must look like'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -105,7 +106,7 @@ class JsonClient:
             ServiceError: after the last attempt, or at once where another attempt would change nothing.
         """
         failures: list[str] = []
-        for attempt in range(self.retries + 1):
+        for attempt in itertools.count():
             url = self.urls[(first + attempt) % len(self.urls)]
             try:
                 answer = self._once('POST', url + path, body, self.timeout)
@@ -115,13 +116,12 @@ class JsonClient:
                 failures.append(f'{url}{path}: {describe(error)}')
                 if attempt == self.retries:
                     raise ServiceError(_summary(failures), getattr(error, 'sample', None)) from error
-                time.sleep(min(self.backoff * 2**attempt, self.max_backoff))
+                time.sleep(min(self.backoff * 2 ** min(attempt, 60), self.max_backoff))
                 continue
             try:
                 return read(answer)
             except WireError as error:
                 raise ServiceError(f'{url}{path} gave an answer that cannot be used: {error}', error.sample) from error
-        raise AssertionError('unreachable')
 
     def _once(self, method: str, url: str, body: bytes | None, timeout: float) -> Any:
         status, reason, answer = exchange(method, url, body, self._headers, timeout)
@@ -196,7 +196,9 @@ def _error_text(answer: bytes) -> tuple[str, int | None]:
     return ' '.join(str(text).split())[:400], sample if known else None
 
 
-def _check_url(url: str, at: str) -> str:
+def _check_url(url: Any, at: str) -> str:
+    if not isinstance(url, str):
+        raise ValueError(f'{at}.url must be a text or a list of texts, got {url!r} in it')
     address = urlsplit(url)
     if address.username is not None or address.password is not None:
         raise ValueError(f'{at}.url must not hold a password; name an environment variable in {at}.key_variable')

@@ -139,7 +139,7 @@ class JudgeReward(Reward):
         from vipo.rewards.stand_in import serve_example
 
         server = serve_example(self.options['model'], example, self.patterns, self.low, self.high)
-        weakref.finalize(self, server.stop)
+        weakref.finalize(self, server.stop).atexit = False
         return server.url
 
     def _check(self, url: str) -> None:

@@ -87,7 +87,7 @@ class RemoteReward(Reward):
         from vipo.rewards.stand_in import serve_brightness
 
         server = serve_brightness()
-        weakref.finalize(self, server.stop)
+        weakref.finalize(self, server.stop).atexit = False
         return server.url
 
     def _check(self, url: str) -> None:
