@@ -2,6 +2,7 @@
 
 import json
 import socket
+import socketserver
 import threading
 import time
 
@@ -381,6 +382,34 @@ def test_request_that_never_arrives_is_given_up(monkeypatch, clips):
                 except OSError:
                     break
         assert time.monotonic() - began < 1.5, 'the bytes go on for 2 s'
+
+
+def test_connection_that_breaks_off_is_called_so(clips):
+    with running(Scripted(servers.breaks_off)) as url, pytest.raises(ServiceError, match='broke off within the answer'):
+        RemoteReward(url, **{**QUICK, 'retries': 0})(clips(1), ['a'])
+
+
+def test_server_takes_the_rest_of_what_it_refuses():
+    """Else a client that sends everything before it listens would never hear the reason."""
+    with serve(mean, max_bytes=1000) as url:
+        status, said = ask(url, b'POST /score HTTP/1.1\r\nContent-Length: 30000000', b' ' * 30_000_000)
+    assert status == 413
+    assert 'send fewer samples' in said['error']
+
+
+def test_client_listens_where_it_cannot_send_any_more():
+    """A server that answers and hangs up at once, with most of the request unread."""
+
+    class Rude(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(100)
+            self.request.sendall(http(b'{"error": "too large"}', '413 Payload Too Large'))
+            self.request.shutdown(socket.SHUT_WR)
+            time.sleep(0.1)
+
+    rude = socketserver.TCPServer(('127.0.0.1', 0), Rude)
+    with running(rude) as url, pytest.raises(ServiceError, match=r'413 .*too large'):
+        JsonClient(url, timeout=5, retries=0).post('/score', b' ' * 30_000_000, lambda answer: answer)
 
 
 def test_client_hears_why_a_large_request_is_refused(clips):
