@@ -148,3 +148,26 @@ def test_what_fits_the_real_model_alone_is_accepted(name, options, tmp_path):
     assert small.generator.resolution == (64, 64)
     assert 'targets' not in small.generator.lora
     assert small.generator.lora.rank == cfg.generator.lora.rank
+
+
+@pytest.mark.slow
+def test_rewards_of_other_processes_are_rehearsed_without_them(tmp_path, capsys):
+    """Their servers are not there; the table says that they were not asked."""
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        f"""_base_ = ['{ROOT}/configs/vipo_tiny_sd3.py']
+reward = dict(_delete_=True, type='RemoteReward', url=['http://gpu-1:8321', 'http://gpu-2:8321'], batch_size=3)
+eval_rewards = dict(_delete_=True, written=dict(
+    type='JudgeReward', url='http://gpu-3:8000/v1', model='judge', key_variable='NOT_SET_ANYWHERE',
+    template='Rate this picture of {{prompt}}.', patterns=dict(rating=r'Rating: ([0-9.]+)'), low=1, high=5,
+    example='Rating: 3.5',
+))
+"""
+    )
+    assert main([str(config), '--rehearse', '--work-dir', str(tmp_path / 'out')]) == 0
+    said = capsys.readouterr().out
+    assert 'RemoteReward, JudgeReward' in said
+    assert 'not rehearsed  reward: a local stand-in answered in place of the server' in said
+    assert 'not rehearsed  eval_rewards.written: a local stand-in answered in place of the judge' in said
+    summary = json.loads((tmp_path / 'out' / 'run' / 'summary.json').read_text())
+    assert summary['iterations'] == 2

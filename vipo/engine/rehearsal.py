@@ -27,7 +27,8 @@ def rehearsed(cfg: Config, folder: Path) -> Config:
     """A copy of a config with tiny twins of every pretrained model and a handful of samples.
 
     A component class takes part by a class method ``rehearsal(options, folder) -> changed options``; one without
-    stays as it is, which is right for a component that loads nothing.
+    stays as it is, which is right for a component that loads nothing. A class whose twin leaves something out says so
+    in an attribute ``not_rehearsed``, a text for the table.
 
     Args:
         folder: where the twins are written.
@@ -203,6 +204,9 @@ def _table(cfg: Config, runner: Any, folder: Path, apart: float | None) -> list[
     if adapted:
         rows.append(('LoRA', ', '.join(f'{len(names)} layers of {network}' for network, names in adapted.items())))
     rows.append(('reward', ', '.join(type(r).__name__ for r in c.judges.values())))
+    for key, section in components_of(cfg):
+        if text := getattr(component_class(section['type']), 'not_rehearsed', None):
+            rows.append(('not rehearsed', f'{key}: {text}'))
     if c.structurer is not None:
         parts = [getattr(c.structurer, n, None) for n in ('backbone', 'allocator')]
         names = [type(p).__name__ for p in (c.structurer, *parts) if p is not None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vipo.rewards.base import Reward, RewardOutput
+from vipo.rewards.base import Reward, RewardOutput, find_culprit
 
 
 class RunStopped(RuntimeError):
@@ -15,7 +15,15 @@ class RunStopped(RuntimeError):
 
 
 class RewardFailure(RunStopped):
-    """A reward raised. The message names the sample, the prompt and the reward."""
+    """A reward raised. The message names the sample, the prompt and the reward.
+
+    Attributes:
+        sample: number of the sample at fault; None where none is in particular.
+    """
+
+    def __init__(self, message: str, sample: int | None = None) -> None:
+        super().__init__(message)
+        self.sample = sample
 
 
 def score(
@@ -30,14 +38,14 @@ def score(
     try:
         output = reward(pixels, prompts, metadata)
     except Exception as error:
-        index, cause = _culprit(reward, pixels, prompts, metadata)
+        index, cause = find_culprit(error, reward, pixels, prompts, metadata)
         which = (
             f'sample {index}, prompt {prompts[index]!r}'
             if index is not None
-            else f'a batch of {len(prompts)} samples (none of them fails alone), first prompt {prompts[0]!r}'
+            else f'a batch of {len(prompts)} samples ({_why_all(error)}), first prompt {prompts[0]!r}'
         )
         raise RewardFailure(
-            f'{name} ({type(reward).__name__}) failed on {which}: {type(cause or error).__name__}: {cause or error}'
+            f'{name} ({type(reward).__name__}) failed on {which}: {type(cause).__name__}: {cause}', index
         ) from error
     if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
         shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
@@ -47,15 +55,8 @@ def score(
     return output
 
 
-def _culprit(
-    reward: Reward, pixels: Tensor, prompts: Sequence[str], metadata: Any
-) -> tuple[int | None, Exception | None]:
-    for i, prompt in enumerate(prompts):
-        try:
-            reward(pixels[i : i + 1], [prompt], None if metadata is None else metadata[i : i + 1])
-        except Exception as error:
-            return i, error
-    return None, None
+def _why_all(error: Exception) -> str:
+    return 'by no fault of theirs' if getattr(error, 'sample', 0) is None else 'none of them fails alone'
 
 
 def check_valid(valid: Tensor, limit: float) -> None:

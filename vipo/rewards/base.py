@@ -95,3 +95,25 @@ def check_batch(pixels: Tensor, prompts: Sequence[str]) -> None:
     check_pixels(pixels)
     if len(prompts) != len(pixels):
         raise ValueError(f'{len(pixels)} samples but {len(prompts)} prompts')
+
+
+def find_culprit(
+    error: Exception,
+    reward: Reward,
+    pixels: Tensor,
+    prompts: Sequence[str],
+    metadata: Sequence[dict[str, Any]] | None = None,
+) -> tuple[int | None, Exception]:
+    """After ``error`` of a batch: the number of the sample at fault, and its own error.
+
+    The samples are tried one by one. The number is None where none fails alone, and where the error has an attribute
+    ``sample`` that is None, which says that no sample is at fault (a server that is down) and that trying is in vain.
+    """
+    if getattr(error, 'sample', 0) is None:
+        return None, error
+    for i, prompt in enumerate(prompts):
+        try:
+            reward(pixels[i : i + 1], [prompt], None if metadata is None else metadata[i : i + 1])
+        except Exception as own:
+            return i, own
+    return None, error
