@@ -102,6 +102,7 @@ reward = dict(_delete_=True, type='FunctionReward', function='{__name__}.brightn
         ('vipo_flux_hps_lora', {'generator.lora.targets': ['attn.to_z']}, ["'attn.to_z' matches no linear layer"]),
         ('vipo_flux_hps', {'generator.resolution': 500}, ['generator.resolution 500x500', 'multiples of 16']),
         ('vipo_flux_hps', {'generator.attention': 'flsh'}, ["no backend 'flsh'"]),
+        ('vipo_flux_hps', {'generator.decode_tile': 512}, ['generator.decode_tile=512 changes nothing']),
         ('vipo_flux_hps', {'generator.resolutoin': 512}, ["Did you mean 'resolution'"]),
         ('vipo_flux_hps', {'batch.group_size': 1}, ['batch.group_size is 1']),
         ('vipo_flux_hps', {'rollout.num_steps': 1}, ['nothing to train']),
@@ -148,3 +149,10 @@ def test_what_fits_the_real_model_alone_is_accepted(name, options, tmp_path):
     assert small.generator.resolution == (64, 64)
     assert 'targets' not in small.generator.lora
     assert small.generator.lora.rank == cfg.generator.lora.rank
+
+
+@pytest.mark.parametrize(('tile', 'size', 'small'), [(None, (64, 64), None), (256, (128, 128), 64)])
+def test_what_is_decoded_in_tiles_is_rehearsed_in_tiles(tile, size, small, tmp_path):
+    cfg = load_config(parse_args([path('vipo_flux_hps'), '--cfg-options', f'generator.decode_tile={tile}']))
+    generator = rehearsed(cfg, tmp_path).generator
+    assert (generator.resolution, generator.decode_tile) == (size, small)

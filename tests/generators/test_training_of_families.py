@@ -205,9 +205,3 @@ def test_attention_backend_is_used_and_changes_nothing(twin_folder):
     assert {b.value for b in backends} == {'_native_math'}
     noise, sigmas = start(plain), plain.sigmas(2)
     torch.testing.assert_close(sample(plain, noise, sigmas), sample(chosen, noise, sigmas), atol=1e-5, rtol=0)
-
-
-def test_tiled_decoding_is_switched_on(twin_folder):
-    tiled, plain = (FAMILIES['flux'].build(twin_folder('flux'), tiled_decoding=t) for t in (True, False))
-    assert tiled.pipe.vae.use_tiling
-    assert not plain.pipe.vae.use_tiling

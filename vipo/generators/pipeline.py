@@ -16,6 +16,7 @@ from vipo.diffusion.schedule import sigma_schedule
 from vipo.generators.attention import check_attention
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
+from vipo.generators.sizes import check_decoding, check_resolution, pair
 from vipo.generators.source import PipelineSource, describe_source
 from vipo.generators.training import Trainable, check_lora
 from vipo.registry.build import torch_dtype
@@ -43,17 +44,20 @@ class PipelineGenerator(Generator):
         shift: of the sigma schedule; None takes the family's own rule.
         attention: a name of diffusers' attention backends such as ``'_native_cudnn'``; None leaves the choice to torch,
             which takes fused kernels wherever they fit.
-        decode_batch: most samples decoded at once.
+        decode_batch: most samples decoded at once. 1 is what diffusers calls slicing, which needs no option of its own.
+        decode_tile: side in pixels of overlapping tiles in which each sample is decoded, where even one does not fit
+            into memory. Seams are blended, so that the pixels are close to those of the whole and not equal; None
+            decodes it whole.
         prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
             it, and leave memory afterwards.
-        tiled_decoding: decode pictures in tiles, for resolutions whose decoding does not fit into memory.
         init: ``'pretrained'``, or ``'meta'``: everything is checked and no weight is loaded; such a generator has a
             denoiser on the meta device and cannot sample.
         device, dtype: of the weights and of the computation. Trained weights are float32 always, and ``dtype`` is then
             that of autocast.
 
     Raises:
-        ValueError: the resolution does not fit the model, or the dtype is unknown.
+        ValueError: the resolution does not fit the model, the dtype is unknown, or the autoencoder cannot decode in
+            such batches or tiles.
         ConfigError: ``lora`` has an option that :func:`vipo.generators.training.add_lora` does not know.
         OSError: ``pretrained`` leads to no pipeline.
     """
@@ -89,8 +93,8 @@ class PipelineGenerator(Generator):
         shift: float | None = None,
         attention: str | None = None,
         decode_batch: int = 16,
+        decode_tile: int | None = None,
         prompt_cache: str | None = None,
-        tiled_decoding: bool = False,
         init: str = 'pretrained',
         device: str = 'cpu',
         dtype: str = 'float32',
@@ -103,16 +107,19 @@ class PipelineGenerator(Generator):
         self.max_sequence_length = max_sequence_length
         self.unconditional_gradient = unconditional_gradient
         self.decode_batch = decode_batch
+        self.decode_tile = decode_tile
         self._shift = shift
         read = describe_source if init == 'meta' else PipelineSource
         self.source = source = read(pretrained, self.pipeline_class)
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
-        self.vae_config = source.skeleton('vae').config
+        vae = source.skeleton('vae')
+        self.vae_config = vae.config
         self.scheduler_config = source.scheduler
         self.index = source.index
-        self.height, self.width = _size(resolution, self.multiple)
+        self.height, self.width = size = check_resolution(resolution, self.multiple)
         self.check()
+        check_decoding(vae, decode_batch, decode_tile, size, self.height // self.latent_shape()[2])
         #: Network -> names of the layers that carry adapters.
         self.adapted_layers: dict[str, list[str]] = {}
         if lora is not None:
@@ -135,8 +142,8 @@ class PipelineGenerator(Generator):
         networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
         self._networks: dict[str, nn.Module] = networks
         self.denoiser = _joined(networks)
-        if tiled_decoding:
-            self.pipe.vae.enable_tiling()
+        if decode_tile is not None:
+            self.use_tiles(self.pipe.vae, decode_tile)
         if attention is not None:
             for network in networks.values():
                 network.set_attention_backend(attention)
@@ -158,12 +165,15 @@ class PipelineGenerator(Generator):
         from vipo.generators.twins import save_twin
 
         twin = cls.twin_of(cls.hub_models(options)['pretrained'])
-        height, width = _pair(options.get('resolution', signature(cls).parameters['resolution'].default))
-        # Both are multiples of what any family asks for; a wide picture stays wide.
+        height, width = pair(options.get('resolution', signature(cls).parameters['resolution'].default))
+        tiled = options.get('decode_tile') is not None
+        # Both are multiples of what any family asks for; a wide picture stays wide, and a tiled one has several tiles.
         small = (64, 64) if height == width else (64, 96) if height < width else (96, 64)
+        small = tuple(2 * side for side in small) if tiled else small
         return {
             'pretrained': save_twin(twin, folder / 'twins' / twin),
             'resolution': small,
+            'decode_tile': 64 if tiled else None,
             'max_sequence_length': 16,
             'attention': None,
             'device': 'cpu',
@@ -202,6 +212,10 @@ class PipelineGenerator(Generator):
     @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents ``(N, C, T, H, W)`` -> what the autoencoder decodes."""
+
+    @abstractmethod
+    def use_tiles(self, vae: nn.Module, side: int) -> None:
+        """Make the autoencoder decode in tiles of ``side`` x ``side`` pixels, each a quarter over the last."""
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """What diffusers' pipeline is called with, beside the prompts, to sample as this generator does."""
@@ -381,19 +395,3 @@ def _freeze(module: nn.Module | None) -> nn.Module | None:
 def filled(x: Tensor, value: float) -> Tensor:
     """``(N,)`` float32 on the device of ``x``, whose first axis is N: a timestep keeps its digits under bfloat16."""
     return torch.full((len(x),), value, device=x.device, dtype=torch.float32)
-
-
-def _pair(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-
-
-def _size(resolution: int | tuple[int, int], multiple: int) -> tuple[int, int]:
-    height, width = _pair(resolution)
-    if height % multiple or width % multiple or min(height, width) < multiple:
-        fits = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
-        raise ValueError(
-            f'generator.resolution {height}x{width} does not fit the model: both sides must be '
-            f'multiples of {multiple}. '
-            f'The nearest that fits is {fits[0]}x{fits[1]}.'
-        )
-    return height, width
