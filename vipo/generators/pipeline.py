@@ -18,7 +18,7 @@ from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
 from vipo.generators.sizes import check_decoding, check_resolution, pair
 from vipo.generators.source import PipelineSource, describe_source
-from vipo.generators.training import Trainable, check_lora
+from vipo.generators.training import Trainable, check_lora, save_lora
 from vipo.registry.build import torch_dtype
 
 _NEGATIVE = 'negative_'
@@ -50,6 +50,8 @@ class PipelineGenerator(Generator):
             decodes it whole.
         prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
             it, and leave memory afterwards.
+        encode_batch: texts encoded at once for the cache. All are padded to ``max_sequence_length``, so that a text's
+            encoding does not depend on the others, but for the rounding of another batch size.
         init: ``'pretrained'``, or ``'meta'``: everything is checked and no weight is loaded; such a generator has a
             denoiser on the meta device and cannot sample.
         device, dtype: of the weights and of the computation. Trained weights are float32 always, and ``dtype`` is then
@@ -95,12 +97,15 @@ class PipelineGenerator(Generator):
         decode_batch: int = 16,
         decode_tile: int | None = None,
         prompt_cache: str | None = None,
+        encode_batch: int = 8,
         init: str = 'pretrained',
         device: str = 'cpu',
         dtype: str = 'float32',
     ) -> None:
         if init not in ('pretrained', 'meta'):
             raise ValueError(f"generator.init must be 'pretrained' or 'meta', got {init!r}")
+        if encode_batch < 1:
+            raise ValueError(f'generator.encode_batch must be at least 1, got {encode_batch}')
         self.compute_dtype = torch_dtype(dtype)
         self.guidance_scale = guidance_scale
         self.negative_prompt = negative_prompt
@@ -108,6 +113,7 @@ class PipelineGenerator(Generator):
         self.unconditional_gradient = unconditional_gradient
         self.decode_batch = decode_batch
         self.decode_tile = decode_tile
+        self.encode_batch = encode_batch
         self._shift = shift
         read = describe_source if init == 'meta' else PipelineSource
         self.source = source = read(pretrained, self.pipeline_class)
@@ -291,9 +297,14 @@ class PipelineGenerator(Generator):
         """A family's own options that change the encoding of a text."""
         return {}
 
-    def encode_ahead(self, prompts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
+    def unencoded(self, prompts: Sequence[str]) -> list[str]:
+        if self.cache is None:
+            return []
+        return self.cache.missing([*prompts, *([self.negative_prompt] if self.guided else [])])
+
+    def encode_ahead(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
         if self.cache is not None:
-            self._fill_cache([*prompts, *([self.negative_prompt] if self.guided else [])], advance)
+            self._fill_cache(list(texts), advance)
 
     @torch.no_grad()
     def _fill_cache(self, texts: list[str], advance: Callable[[int], None] = lambda _: None) -> None:
@@ -301,9 +312,7 @@ class PipelineGenerator(Generator):
         if not missing:
             return
         self.load_text_encoders()
-        for text in missing:
-            self.cache.write(text, {k: v[0] for k, v in self.encode_texts([text]).items()})
-            advance(1)
+        self.cache.fill(missing, self.encode_texts, self.encode_batch, advance)
         self.pipe.register_modules(**dict.fromkeys(self.text_encoders))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -367,21 +376,12 @@ class PipelineGenerator(Generator):
 
     def save_pretrained(self, folder: str | Path) -> None:
         for name, network in self._networks.items():
-            if not self.training[name].lora:
+            if self.training[name].lora:
+                # A second transformer is loaded from a file of its own, with load_into_transformer_2=True.
+                place = Path(folder) if name == 'transformer' else Path(folder) / name
+                save_lora(self.pipe, network, self.adapted_layers[name], place)
+            else:
                 network.save_pretrained(Path(folder) / name)
-                continue
-            from peft.utils import get_peft_model_state_dict
-
-            metadata = network.peft_config['default'].to_dict()
-            # The layers by name, so that what was left out needs no rule on the other side.
-            metadata |= {'target_modules': self.adapted_layers[name], 'exclude_modules': None}
-            # A second transformer is loaded from a file of its own, with load_into_transformer_2=True.
-            self.pipe.save_lora_weights(
-                Path(folder) if name == 'transformer' else Path(folder) / name,
-                transformer_lora_layers=get_peft_model_state_dict(network),
-                # Without it diffusers would take alpha to be the rank.
-                transformer_lora_adapter_metadata=metadata,
-            )
 
 
 def _joined(networks: dict[str, nn.Module]) -> nn.Module:
