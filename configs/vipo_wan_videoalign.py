@@ -2,7 +2,7 @@
 # All 1.4 billion weights are trained; vipo_wan_videoalign_lora.py takes less memory.
 _base_ = [
     '_base_/runtime.py',
-    '_base_/policy.py',
+    '_base_/policy_video.py',
     '_base_/generators/wan21_1_3b.py',
     '_base_/rewards/videoalign.py',
     '_base_/structurers/dinov2_pca.py',
@@ -23,5 +23,3 @@ batch = dict(prompts_per_iteration=16, group_size=8, updates_per_iteration=2, mi
 advantage = dict(combine='advantages')
 # the paper's rate for this model
 optim_wrapper = dict(optimizer=dict(lr=5e-6))
-# 50 steps are the pipeline's default; clips are dear, so fewer of them
-evaluation = dict(num_prompts=16, num_steps=50, batch_size=1)

@@ -1,14 +1,18 @@
 """The embedded models are small, complete, and good enough to be worth training on."""
 
+import math
 import random
+import re
 
 import pytest
 import torch
 
+from tests.engine.conftest import ROOT
 from tools.tiny.reward import FLAWS, OBJECT_FLAWS, flawed, spoil
 from vipo.assets import resolve
 from vipo.datasets import read_prompts
 from vipo.diffusion import integrate
+from vipo.engine.config import read_config
 from vipo.generators import SD3Generator
 from vipo.randomness import SampleNoise
 from vipo.rewards import HPSReward
@@ -39,6 +43,54 @@ def test_no_prompt_is_both_trained_on_and_held_out():
     held_out = {r['prompt'] for r in read_prompts('vipo://prompts/scenes_eval.txt')}
     assert (len(training), len(held_out)) == (2048, 256)
     assert not training & held_out
+
+
+def words(prompt):
+    return set(re.findall('[a-z]+', prompt.lower()))
+
+
+@pytest.mark.parametrize(('name', 'train', 'held_out'), [('general', 500, 100), ('video', 200, 50)])
+def test_written_prompts_are_clean(name, train, held_out):
+    """Plain ASCII on one line each, short enough for CLIP's 77 tokens, no two alike within a file or between both."""
+    lists = [[r['prompt'] for r in read_prompts(f'vipo://prompts/{name}_{part}.txt')] for part in ('train', 'eval')]
+    assert len(lists[0]) >= train
+    assert len(lists[1]) >= held_out
+    prompts = [prompt for part in lists for prompt in part]
+    for prompt in prompts:
+        assert prompt.isascii()
+        assert prompt == ' '.join(prompt.split())
+        # A token of CLIP is a word or a piece of a long one, or a mark; begin and end take two of the 77.
+        pieces = [math.ceil(len(part) / 7) for part in re.findall(r"[A-Za-z']+|[0-9]|[^\sA-Za-z0-9']", prompt)]
+        assert len(prompt.split()) >= 5
+        assert sum(pieces) <= 70, prompt
+        assert prompt.count('"') % 2 == 0
+    assert len({p.lower().strip('. ') for p in prompts}) == len(prompts)
+    for prompt in lists[1]:
+        alike = max(lists[0], key=lambda other: len(words(prompt) & words(other)) / len(words(prompt) | words(other)))
+        assert len(words(prompt) & words(alike)) < 0.5 * len(words(prompt) | words(alike)), (prompt, alike)
+
+
+def test_quoted_words_are_there_to_be_drawn():
+    quoted = [r['prompt'] for r in read_prompts('vipo://prompts/general_train.txt') if '"' in r['prompt']]
+    assert len(quoted) >= 10
+    assert all(re.search('"[A-Za-z0-9 :]+"', prompt) for prompt in quoted)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
+def test_prompts_of_shipped_configs(path):
+    cfg = read_config(path)
+    kind = 'scenes' if 'tiny' in path.stem else 'general'
+    # A clip is what has more than one frame.
+    kind = 'video' if cfg.generator.get('num_frames', 1) > 1 else kind
+    assert cfg.train_dataloader.dataset.file == f'vipo://prompts/{kind}_train.txt'
+    assert cfg.evaluation.prompts == f'vipo://prompts/{kind}_eval.txt'
+
+
+def test_base_of_video_configs_names_video_prompts():
+    cfg = read_config(ROOT / 'configs' / '_base_' / 'policy_video.py')
+    assert cfg.train_dataloader.dataset == {'type': 'PromptDataset', 'file': 'vipo://prompts/video_train.txt'}
+    assert cfg.evaluation.prompts == 'vipo://prompts/video_eval.txt'
+    assert cfg.evaluation.num_prompts <= len(read_prompts(cfg.evaluation.prompts))
 
 
 def test_unknown_asset_and_missing_path_say_so():

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = args.steps or (cfg.get('evaluation') or {}).get('num_steps', 28)
     pairs = [(text, seed) for text in texts for seed in args.seeds]
     sigmas, pixels, clock = generator.sigmas(steps), [], PhaseClock()
-    generator.encode_ahead(texts)
+    generator.encode_ahead(generator.unencoded(texts))
     with torch.no_grad(), clock.phase('sampling', len(pairs)):
         for i in range(0, len(pairs), args.batch):
             part = pairs[i : i + args.batch]

@@ -5,7 +5,7 @@ loss = dict(type='PolicyLoss', mode='position', clip_range=0.2, kl_weight=0.0)
 advantage = dict(scale='group', eps=1e-4, clip=5.0)
 train_dataloader = dict(
     # one prompt a line; put your own here
-    dataset=dict(type='PromptDataset', file='vipo://prompts/scenes_train.txt'),
+    dataset=dict(type='PromptDataset', file='vipo://prompts/general_train.txt'),
     num_workers=0,
 )
 # the paper's number of iterations for FLUX
@@ -18,4 +18,4 @@ optim_wrapper = dict(
 )
 param_scheduler = None
 ema = dict(decay=0.995)
-evaluation = dict(prompts='vipo://prompts/scenes_eval.txt', num_prompts=64, num_steps=28, batch_size=4)
+evaluation = dict(prompts='vipo://prompts/general_eval.txt', num_prompts=64, num_steps=28, batch_size=4)

@@ -36,6 +36,23 @@ def test_a_log_file_gets_a_line_only_after_silence(capsys):
     assert capsys.readouterr().err == 'iteration 3/9 | rollout 4/8 | reward 0.5\n'
 
 
+def test_a_long_phase_says_how_long_it_will_take(capsys, monkeypatch):
+    """By hand: 25 of 100 took 30 seconds, so 75 take 90; nothing is said of the first seconds or of the end."""
+    now = [1000.0]
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
+    clock = PhaseClock(quiet_seconds=0.0)
+    with clock.phase('rollout', 100):
+        for passed, count in ((1, 5), (29, 20), (90, 75)):
+            now[0] += passed
+            clock.advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        'rollout 0/100',
+        'rollout 5/100',
+        'rollout 25/100, 0:01:30 left',
+        'rollout 100/100',
+    ]
+
+
 def test_a_terminal_line_is_rewritten_in_place_and_wiped(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
     clock = PhaseClock()

@@ -21,14 +21,14 @@ def test_embedded_models_need_no_hub():
 
 def test_models_of_a_config_with_their_keys(tmp_path):
     cfg = load_config(parse_args([FLAGSHIP]))
-    assert dict(hub.needed(cfg)) == {
-        'generator.pretrained': 'black-forest-labs/FLUX.1-dev',
-        'reward.checkpoint': 'xswu/HPSv2',
-        'structurer.backbone.pretrained': 'facebook/dinov2-large',
-    }
+    assert list(hub.needed(cfg)) == [
+        ('generator.pretrained', 'black-forest-labs/FLUX.1-dev', None),
+        ('reward.checkpoint', 'xswu/HPSv2', ['HPS_v2.1_compressed.pt']),
+        ('structurer.backbone.pretrained', 'facebook/dinov2-large', None),
+    ]
     cfg.generator.pretrained = str(tmp_path)
     cfg.reward.checkpoint = str(tmp_path / 'hps.pt')
-    assert dict(hub.needed(cfg)) == {'structurer.backbone.pretrained': 'facebook/dinov2-large'}
+    assert list(hub.needed(cfg)) == [('structurer.backbone.pretrained', 'facebook/dinov2-large', None)]
 
 
 def test_flagship_without_the_hub(monkeypatch, tmp_path, capsys):

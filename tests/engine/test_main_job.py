@@ -67,7 +67,7 @@ def test_checkpoint_loads_with_weights_only_and_holds_trainable_state(finished):
 def test_frozen_models_stay_out_of_the_runner(finished):
     inside = set(finished.components.policy.modules())
     pipe = finished.components.generator.pipe
-    frozen = (pipe.vae, pipe.text_encoder, pipe.text_encoder_3, finished.components.reward.model)
+    frozen = (pipe.vae, pipe.text_encoder, pipe.text_encoder_3, finished.components.reward.towers.model)
     assert pipe.transformer in inside
     assert not inside & set(frozen)
 

@@ -1,5 +1,7 @@
 """What is counted on tensors without contents is what the same model takes with contents."""
 
+import shutil
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,7 +13,8 @@ from tools import plan as command
 from vipo.engine.config import override, read_config
 from vipo.engine.measure import PeakMemory, measure_pass
 from vipo.engine.plan import adapter_parameters, find_remedy, make_plan
-from vipo.generators.twins import save_twin
+from vipo.generators.source import count_stored
+from vipo.generators.twins import build_twin, save_twin
 
 
 @pytest.fixture(scope='module')
@@ -108,6 +111,47 @@ def test_plan_by_hand(folder):
     assert make_plan(cfg, gpus=2).counts['forward passes of the reference'] == 72 * 2
     override(cfg, {'generator.gradient_checkpointing': True})
     assert make_plan(cfg, gpus=2).phases['update']['activations'] < update['activations']
+
+
+@pytest.mark.parametrize(('dtype', 'width'), [('float32', 4), ('bfloat16', 2)])
+@pytest.mark.parametrize('name', ['sd3', 'flux', 'wan21', 'hunyuan_video'])
+def test_text_encoders_of_a_local_folder_are_counted(name, dtype, width, folder):
+    """What the loaded encoders hold; with a cache of prompts they leave memory."""
+    family = FAMILIES[name]
+    pipe = family.build(folder(family.twin)).pipe
+    real = sum(p.numel() for n in family.adapter.text_encoders for p in getattr(pipe, n).parameters())
+    cfg = twin_config(folder)
+    cfg.generator = {'type': family.adapter.__name__, 'pretrained': folder(family.twin), 'dtype': dtype}
+    cfg.generator |= {'max_sequence_length': 16, **family.options}
+    plan = make_plan(cfg, gpus=1)
+    assert plan.phases['rollout']['text encoders'] == real * width
+    assert not any('text encoders' in note for note in plan.notes)
+    cfg.generator.prompt_cache = 'somewhere'
+    assert make_plan(cfg, gpus=1).phases['rollout'].get('text encoders', 0) == 0
+
+
+def test_text_encoders_in_several_files(tmp_path):
+    """Their headers give the same count, and so does the index of files that are not there."""
+    encoder = build_twin('sd3').text_encoder_3
+    real = sum(p.numel() for p in encoder.parameters())
+    encoder.save_pretrained(tmp_path / 'whole')
+    encoder.to(torch.bfloat16).save_pretrained(tmp_path / 'parts', max_shard_size='20KB')
+    shards = list((tmp_path / 'parts').glob('*.safetensors'))
+    assert len(shards) > 2
+    assert count_stored(tmp_path / 'whole') == count_stored(tmp_path / 'parts') == real
+    for shard in shards:
+        shard.unlink()
+    assert count_stored(tmp_path / 'parts') == real
+    (tmp_path / 'parts' / 'model.safetensors.index.json').unlink()
+    assert count_stored(tmp_path / 'parts') is None
+
+
+def test_text_encoders_that_cannot_be_counted_are_noted(folder, tmp_path):
+    shutil.copytree(folder('sd3'), tmp_path / 'sd3')
+    (tmp_path / 'sd3' / 'text_encoder_2' / 'model.safetensors').unlink()
+    plan = make_plan(twin_config(lambda _: str(tmp_path / 'sd3')), gpus=1)
+    assert plan.phases['rollout']['text encoders'] == 0
+    assert any('text encoders are not counted' in note for note in plan.notes)
 
 
 def test_remedy_is_the_smallest_that_fits(folder):

@@ -69,29 +69,32 @@ def brightness(pixels, prompts, metadata):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('family', 'pretrained'),
+    ('base', 'pretrained'),
     [
-        ('WanGenerator', 'Wan-AI/Wan2.1-T2V-14B-Diffusers'),
-        ('WanGenerator', 'Wan-AI/Wan2.2-T2V-A14B-Diffusers'),
-        ('WanGenerator', 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'),
-        ('HunyuanVideoGenerator', 'hunyuanvideo-community/HunyuanVideo'),
+        ('wan21_14b', 'Wan-AI/Wan2.1-T2V-14B-Diffusers'),
+        ('wan22_a14b', 'Wan-AI/Wan2.2-T2V-A14B-Diffusers'),
+        ('wan22_5b', 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'),
+        ('hunyuan_video', 'hunyuanvideo-community/HunyuanVideo'),
     ],
 )
-def test_own_config_of_a_video_model_is_rehearsed(family, pretrained, tmp_path, capsys):
+def test_own_config_of_a_video_model_is_rehearsed(base, pretrained, tmp_path, capsys):
+    """Of the parts that are shipped, with a reward of one's own."""
+    parts = ('runtime', 'policy_video', f'generators/{base}', 'structurers/dinov2_pca')
     config = tmp_path / 'mine.py'
     config.write_text(
-        f"""_base_ = ['{ROOT}/configs/vipo_wan_image_hps.py']
-generator = dict(
-    _delete_=True, type='{family}', pretrained='{pretrained}', resolution=(480, 832), num_frames=49,
-    lora=dict(rank=8), gradient_checkpointing=True,
+        f"""_base_ = {[f'{ROOT}/configs/_base_/{part}.py' for part in parts]}
+reward = dict(type='FunctionReward', function='{__name__}.brightness')
+rollout = dict(
+    num_steps=16, kernel=dict(type='DanceKernel', eta=0.25), selector=dict(type='RandomFraction', fraction=0.6),
 )
-reward = dict(_delete_=True, type='FunctionReward', function='{__name__}.brightness')
+batch = dict(prompts_per_iteration=16, group_size=8, micro_batch_size=1)
 """
     )
     assert main([str(config), '--rehearse', '--work-dir', str(tmp_path / 'out')]) == 0
     said = capsys.readouterr().out
     assert f'parameters of {pretrained}, adapters on' in said
     assert ', 2, ' in said, 'two latent frames'
+    assert json.loads((tmp_path / 'out' / 'run' / 'summary.json').read_text())['iterations'] == 2
     assert list((tmp_path / 'out' / 'export').rglob('pytorch_lora_weights.safetensors'))
 
 
@@ -102,6 +105,7 @@ reward = dict(_delete_=True, type='FunctionReward', function='{__name__}.brightn
         ('vipo_flux_hps_lora', {'generator.lora.targets': ['attn.to_z']}, ["'attn.to_z' matches no linear layer"]),
         ('vipo_flux_hps', {'generator.resolution': 500}, ['generator.resolution 500x500', 'multiples of 16']),
         ('vipo_flux_hps', {'generator.attention': 'flsh'}, ["no backend 'flsh'"]),
+        ('vipo_flux_hps', {'generator.decode_tile': 512}, ['generator.decode_tile=512 changes nothing']),
         ('vipo_flux_hps', {'generator.resolutoin': 512}, ["Did you mean 'resolution'"]),
         ('vipo_flux_hps', {'batch.group_size': 1}, ['batch.group_size is 1']),
         ('vipo_flux_hps', {'rollout.num_steps': 1}, ['nothing to train']),
@@ -171,3 +175,10 @@ eval_rewards = dict(_delete_=True, written=dict(
     assert 'not rehearsed  eval_rewards.written: a local stand-in answered in place of the judge' in said
     summary = json.loads((tmp_path / 'out' / 'run' / 'summary.json').read_text())
     assert summary['iterations'] == 2
+
+
+@pytest.mark.parametrize(('tile', 'size', 'small'), [(None, (64, 64), None), (256, (128, 128), 64)])
+def test_what_is_decoded_in_tiles_is_rehearsed_in_tiles(tile, size, small, tmp_path):
+    cfg = load_config(parse_args([path('vipo_flux_hps'), '--cfg-options', f'generator.decode_tile={tile}']))
+    generator = rehearsed(cfg, tmp_path).generator
+    assert (generator.resolution, generator.decode_tile) == (size, small)

@@ -55,7 +55,7 @@ def test_conditioning_from_the_cache_is_that_of_the_encoders(name, twin_folder, 
     cached = family.build(twin_folder(family.twin), **family.guided, prompt_cache=str(tmp_path))
     encoders = [n for n in family.adapter.text_encoders if getattr(plain.pipe, n) is not None]
     assert all(getattr(cached.pipe, n) is None for n in encoders), 'nothing is loaded before it is needed'
-    cached.encode_ahead(PROMPTS)
+    cached.encode_ahead(cached.unencoded(PROMPTS))
     assert all(getattr(cached.pipe, n) is None for n in encoders), 'the encoders have left memory'
     again = family.build(twin_folder(family.twin), **family.guided, prompt_cache=str(tmp_path))
     again.load_text_encoders = None  # would raise
@@ -65,6 +65,40 @@ def test_conditioning_from_the_cache_is_that_of_the_encoders(name, twin_folder, 
             assert ours.keys() == theirs.keys()
             for key in ours:
                 torch.testing.assert_close(ours[key], theirs[key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_texts_are_encoded_together_as_alone(name, twin_folder):
+    """Empty, short, and longer than the 16 tokens there are: none sees the others, masks included."""
+    family = FAMILIES[name]
+    generator = family.build(twin_folder(family.twin))
+    texts = ['', 'a', 'two dogs', 'a red cat on a mat beside the door', 'x' * 40]
+    with torch.no_grad():
+        together = generator.encode_texts(texts)
+        alone = [generator.encode_texts([text]) for text in texts]
+    for key, values in together.items():
+        torch.testing.assert_close(values, torch.cat([one[key] for one in alone]), atol=1e-6, rtol=0)
+        assert (values[1].float() - values[3].float()).abs().max() > 1e-3, 'texts that are all the same show nothing'
+    if name == 'hunyuan_video':
+        assert together['mask'].sum(1).unique().numel() > 2
+
+
+def test_batches_of_encoding(twin_folder, tmp_path):
+    """Seven texts and the negative one in threes; what is stored is not encoded again."""
+    family = FAMILIES['flux']
+    folder = str(tmp_path / 'cache')
+    generator = family.build(twin_folder('flux'), **family.guided, prompt_cache=folder, encode_batch=3)
+    generator.encode_ahead(['text 0'])
+    texts, sizes, done = [f'text {i}' for i in range(8)], [], []
+    missing = generator.unencoded([*texts, *texts])
+    assert missing == [*texts[1:], '']
+    encode = generator.encode_texts
+    generator.encode_texts = lambda part: sizes.append(len(part)) or encode(part)
+    generator.encode_ahead(missing, done.append)
+    assert sizes == done == [3, 3, 2]
+    assert generator.unencoded(texts) == []
+    with pytest.raises(ValueError, match=r'generator\.encode_batch must be at least 1'):
+        family.build(twin_folder('flux'), encode_batch=0)
 
 
 def test_prompt_that_was_not_encoded_ahead_brings_the_encoders_back(twin_folder, tmp_path):

@@ -150,23 +150,52 @@ def test_checkpointing_and_branches_of_the_gradient(name, twin_folder):
 
 @pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.parametrize('lora', [None, {'rank': 2}], ids=['full', 'lora'])
-def test_bfloat16_trains_float32_weights(name, lora, twin_folder):
+def test_layers_compute_in_bfloat16_and_float32_learns(name, lora, twin_folder):
     family = FAMILIES[name]
-    generator = family.build(twin_folder(family.twin), **family.guided, dtype='bfloat16', lora=lora)
-    exact = family.build(twin_folder(family.twin), **family.guided)
+    # FLUX rounds 1000 sigma and 1000 times its guidance to bfloat16, which 500 and 4000 survive; 3500 becomes 3504.
+    options = {**family.unguided, **({'guidance_scale': 4.0} if name == 'flux' else {})}
+    generator = family.build(twin_folder(family.twin), **options, dtype='bfloat16', lora=lora)
+    exact = family.build(twin_folder(family.twin), **options)
+    seen = {g: watch_layers(g) for g in (generator, exact)}
     noise = start(generator)
-    v = generator.velocity(noise, 0.9, generator.encode(['a', 'b']))
+    v = generator.velocity(noise, 0.5, generator.encode(['a', 'b']))
+    wanted = exact.velocity(noise, 0.5, exact.encode(['a', 'b']))
     assert v.dtype == torch.float32
-    wanted = exact.velocity(noise, 0.9, exact.encode(['a', 'b']))
-    torch.testing.assert_close(v, wanted, atol=0.1 * wanted.std().item() + 0.02, rtol=0.1)
-    v.square().mean().backward()
-    trained = [p for p in generator.trainable_parameters() if p.grad is not None]
-    assert trained
-    assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+    assert seen[generator] == {torch.bfloat16}
+    assert seen[exact] == {torch.float32}
+    # A number of bfloat16 is off by 0.4 % at most.
+    assert 0.001 < (v - wanted).norm() / wanted.norm() < 0.01
+    frozen = {p.dtype for p in generator.denoiser.parameters() if not p.requires_grad}
     if lora is None:
+        assert not frozen
         pairs = zip(generator.denoiser.parameters(), exact.denoiser.parameters(), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs), 'the checkpoint was rounded on its way'
+    else:
+        assert torch.bfloat16 in frozen
     assert generator.decode(noise).isfinite().all()
+
+    shake(generator)  # adapters begin at zero, from where any step is large
+    generator.velocity(noise, 0.5, generator.encode(['a', 'b'])).square().mean().backward()
+    trained = [p for p in generator.trainable_parameters() if p.grad is not None]
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+    before, rate = [p.detach().clone() for p in trained], 1e-6
+    torch.optim.AdamW(trained, lr=rate, weight_decay=0.0).step()
+    # From 2^-10 on, neighbours in bfloat16 are 4e-6 and more apart: a step of 1e-6 would be rounded away.
+    kept = [(old.abs() >= 2**-10) & (p.grad.abs() > 1e-6) for old, p in zip(before, trained, strict=True)]
+    assert sum(k.sum().item() for k in kept) > 100
+    for old, p, k in zip(before, trained, kept, strict=True):
+        step = (p.detach() - old)[k]
+        torch.testing.assert_close(step, -rate * p.grad[k].sign(), rtol=0.05, atol=1e-8)
+        assert torch.equal(old[k].bfloat16() + step.bfloat16(), old[k].bfloat16())
+
+
+def watch_layers(generator):
+    """The dtypes that the linear layers of the networks give, filled by the next pass."""
+    seen = set()
+    for module in generator.denoiser.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, args, output: seen.add(output.dtype))
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -205,9 +234,3 @@ def test_attention_backend_is_used_and_changes_nothing(twin_folder):
     assert {b.value for b in backends} == {'_native_math'}
     noise, sigmas = start(plain), plain.sigmas(2)
     torch.testing.assert_close(sample(plain, noise, sigmas), sample(chosen, noise, sigmas), atol=1e-5, rtol=0)
-
-
-def test_tiled_decoding_is_switched_on(twin_folder):
-    tiled, plain = (FAMILIES['flux'].build(twin_folder('flux'), tiled_decoding=t) for t in (True, False))
-    assert tiled.pipe.vae.use_tiling
-    assert not plain.pipe.vae.use_tiling

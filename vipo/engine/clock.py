@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 
 _START = time.perf_counter()
+#: Seconds after which a phase is worth an estimate of its end.
+_LONG = 5.0
 
 
 def begin(start: float) -> None:
@@ -52,6 +55,7 @@ class PhaseClock:
         self._phase = ''
         self._done = 0
         self._total: int | None = None
+        self._phase_began = 0.0
         self._began = self._shown = time.perf_counter()
 
     def start_iteration(self, title: str) -> None:
@@ -70,7 +74,7 @@ class PhaseClock:
     def phase(self, name: str, total: int | None = None) -> Iterator[None]:
         """Time a phase; ``total`` is the number of samples it goes through."""
         began = _now()
-        self._phase, self._total, self._done = name, total, 0
+        self._phase, self._total, self._done, self._phase_began = name, total, 0, began
         self._show()
         yield
         self.times[name] = self.times.get(name, 0.0) + _now() - began
@@ -87,12 +91,19 @@ class PhaseClock:
             sys.stderr.flush()
         self._shown = time.perf_counter()
 
+    def _left(self, now: float) -> str:
+        """What a long phase will still take, at its pace so far."""
+        passed = now - self._phase_began
+        if passed < _LONG or not 0 < self._done < self._total:
+            return ''
+        return f', {timedelta(seconds=round(passed / self._done * (self._total - self._done)))} left'
+
     def _show(self) -> None:
         now = time.perf_counter()
         if not self.enabled or now - self._shown < (0.1 if self._live else self._quiet):
             return
         self._shown = now
-        share = f' {self._done}/{self._total}' if self._total else ''
+        share = f' {self._done}/{self._total}{self._left(now)}' if self._total else ''
         line = ' | '.join(part for part in (self._title, f'{self._phase}{share}', self.status) if part)
         # A line that wraps could not be rewritten in place.
         width = shutil.get_terminal_size().columns - 1

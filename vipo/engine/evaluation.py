@@ -23,7 +23,15 @@ from vipo.randomness import SampleNoise, derive_seed
 from vipo.rewards.base import Reward
 
 #: Generator options that say how it is trained or where it runs, not what it draws.
-_NOT_COMPARED = ('lora', 'keep_reference', 'gradient_checkpointing', 'decode_batch', 'device')
+_NOT_COMPARED = (
+    'lora',
+    'keep_reference',
+    'gradient_checkpointing',
+    'decode_batch',
+    'encode_batch',
+    'prompt_cache',
+    'device',
+)
 
 
 @dataclass

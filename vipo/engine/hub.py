@@ -7,24 +7,28 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vipo.assets import resolve
+from vipo.engine.hub_cache import lacking
 from vipo.generators.architectures import ARCHITECTURES
 from vipo.registry import ConfigError
 from vipo.registry.lookup import component_class, components_of
 
 
-def needed(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Config key and hub id of every model that the components of a config would load from the hub.
+def needed(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str] | None]]:
+    """Config key, hub id and files of every model that the components of a config would load from the hub.
 
     A component class says so with a class method ``hub_models(options) -> {option: hub id}``; places on this machine
-    are left out.
+    are left out. One that loads single files names them with ``hub_files(options) -> {option: [name]}``; the files are
+    None where it does not.
     """
     for key, section in components_of(cfg):
         cls = component_class(section['type'])
         if hasattr(cls, 'hub_models'):
+            options = {k: v for k, v in section.items() if k != 'type'}
+            files = cls.hub_files(options) if hasattr(cls, 'hub_files') else {}
             made_up = section.get('init') == 'random'
-            for option, model in cls.hub_models({k: v for k, v in section.items() if k != 'type'}).items():
+            for option, model in cls.hub_models(options).items():
                 if not _is_here(model) and not (made_up and model in ARCHITECTURES):
-                    yield f'{key}.{option}', model
+                    yield f'{key}.{option}', model, files.get(option)
 
 
 def check_reach(cfg: Mapping[str, Any]) -> None:
@@ -33,12 +37,12 @@ def check_reach(cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: with every such model, why, and the ways out.
     """
-    wanted = [(key, model, _trouble(model)) for key, model in needed(cfg)]
-    lacking = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
-    if not lacking:
+    wanted = [(key, model, _trouble(model, lacking(model, key, files))) for key, model, files in needed(cfg)]
+    absent = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
+    if not absent:
         return
-    lines = [f'  {model}, for {key}: {trouble}' for key, model, trouble in lacking]
-    example = ' '.join(f'{key}=/path/to/it' for key, _, _ in lacking)
+    lines = [f'  {model}, for {key}: {trouble}' for key, model, trouble in absent]
+    example = ' '.join(f'{key}=/path/to/it' for key, _, _ in absent)
     raise ConfigError(
         'this config needs models that are not on this machine and cannot be fetched now:\n'
         + '\n'.join(lines)
@@ -55,19 +59,16 @@ def _is_here(model: str) -> bool:
         return True
 
 
-def _trouble(model: str) -> str | None:
-    """Why a model cannot be loaded; None where it can."""
-    from huggingface_hub import HfApi, constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound, GatedRepoError, RepositoryNotFoundError
+def _trouble(model: str, missing: list[str]) -> str | None:
+    """Why a model that lacks these files in the cache cannot be loaded; None where it can."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    try:
-        cached = [r for r in scan_cache_dir().repos if r.repo_id == model and r.repo_type == 'model']
-        if any(repo.size_on_disk > _MORE_THAN_CONFIGS for repo in cached):
-            return None
-    except CacheNotFound:
-        pass
+    if not missing:
+        return None
     if constants.HF_HUB_OFFLINE:
-        return 'HF_HUB_OFFLINE is set and it is not in the cache'
+        more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+        return f'HF_HUB_OFFLINE is set and the cache lacks {missing[0]}{more}'
     page = f'https://huggingface.co/{model}'
     try:
         HfApi().auth_check(model)
@@ -80,9 +81,6 @@ def _trouble(model: str) -> str | None:
         return f'the hub cannot be reached ({type(error).__name__}); it lies at {page}{note}'
     return None
 
-
-#: Bytes of a repository in the cache that holds what was asked for; a tokenizer alone, such as BERT's, has 700 kB.
-_MORE_THAN_CONFIGS = 200_000
 
 #: Published models of ours that are gated, for when the hub cannot be asked.
 GATED = frozenset(

@@ -58,15 +58,30 @@ class PolicyLoop(IterBasedTrainLoop):
         return super().run()
 
     def encode_ahead(self) -> None:
-        """Show the generator every prompt of the run; ranks divide what is missing."""
-        evaluation = self.components.evaluation
-        prompts = [self.dataloader.dataset[i]['prompt'] for i in range(len(self.dataloader.dataset))]
-        prompts += [] if evaluation is None else [record['prompt'] for record in evaluation.records]
-        with self.clock.phase('encode prompts ahead'):
-            self.components.generator.encode_ahead(prompts[get_rank() :: get_world_size()], self.clock.advance)
+        """Have the generator store what the rest of the run will ask for; ranks divide what is missing."""
+        generator, prompts = self.components.generator, self.prompts_to_come()
+        missing, sampler = generator.unencoded(prompts), self.dataloader.sampler
+        if missing and not hasattr(sampler, 'dealt'):
+            self.runner.logger.info(f'{type(sampler).__name__} cannot say what it will deal: all prompts are encoded')
+        barrier()  # before anybody writes, so that all divide the same list
+        mine = missing[get_rank() :: get_world_size()]
+        with self.clock.phase('encode prompts ahead', len(mine)):
+            generator.encode_ahead(mine, self.clock.advance)
             barrier()
             # Nothing is left to do here, unless the ranks do not share the folder.
-            self.components.generator.encode_ahead(prompts, self.clock.advance)
+            generator.encode_ahead(generator.unencoded(prompts), self.clock.advance)
+
+    def prompts_to_come(self) -> list[str]:
+        """Prompts that the sampler deals from here to the end of the run, and those of the evaluation."""
+        dataset, sampler = self.dataloader.dataset, self.dataloader.sampler
+        if hasattr(sampler, 'dealt'):
+            size = self.components.batch.prompts_per_iteration
+            indices = sampler.dealt(self._iter * size, self._max_iters * size)
+        else:
+            indices = range(len(dataset))
+        evaluation = self.components.evaluation
+        held_out = [] if evaluation is None else [record['prompt'] for record in evaluation.records]
+        return [dataset[i]['prompt'] for i in dict.fromkeys(indices)] + held_out
 
     def run_iter(self, data_batch: dict[str, list]) -> None:
         """One policy iteration."""

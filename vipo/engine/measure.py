@@ -57,11 +57,8 @@ def measure_pass(generator: PipelineGenerator, batch: int, lora: dict[str, Any] 
     if lora is not None:
         cast_as_loaded(network, generator.compute_dtype).requires_grad_(False)
         add_lora(network, default_targets=generator.lora_targets, default_exclude=generator.lora_exclude, **lora)
-    vae = cast_as_loaded(generator.source.skeleton('vae'), generator.vae_dtype or generator.compute_dtype)
-    vae.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         generator._networks = {**generator._networks, name: _without_contents(network)}
-        generator.pipe = SimpleNamespace(vae=_without_contents(vae))
         conditioning, x = _inputs(generator, batch)
         with torch.no_grad(), PeakMemory() as forward_peak:
             generator.velocity(x, sigma, conditioning)
@@ -71,7 +68,6 @@ def measure_pass(generator: PipelineGenerator, batch: int, lora: dict[str, Any] 
             forward = flops.get_total_flops()
             v.square().mean().backward()
             both = flops.get_total_flops()
-        decode_peak = _decode_peak(generator, batch)
     return PassCost(
         forward_flops=forward,
         backward_flops=both - forward,
@@ -79,8 +75,27 @@ def measure_pass(generator: PipelineGenerator, batch: int, lora: dict[str, Any] 
         saved=saved.total,
         saved_checkpointed=saved.checkpointed,
         largest_block=saved.largest_block,
-        decode_peak=decode_peak,
+        decode_peak=measure_decoding(generator, batch),
     )
+
+
+def measure_decoding(generator: PipelineGenerator, batch: int) -> int:
+    """Bytes held at once while a micro-batch is decoded, beside the autoencoder.
+
+    Args:
+        generator: made with ``init='meta'``.
+        batch: samples of a micro-batch.
+    """
+    vae = cast_as_loaded(generator.source.skeleton('vae'), generator.vae_dtype or generator.compute_dtype)
+    vae.requires_grad_(False)
+    if generator.decode_tile is not None:
+        generator.use_tiles(vae, generator.decode_tile)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        generator.pipe = SimpleNamespace(vae=_without_contents(vae))
+        latents = torch.randn(min(batch, generator.decode_batch), *generator.latent_shape())
+        with PeakMemory() as peak:
+            generator.decode(latents)
+    return peak.peak
 
 
 def _without_contents(module: nn.Module) -> nn.Module:
@@ -103,13 +118,6 @@ def _inputs(generator: PipelineGenerator, batch: int) -> tuple[Conditioning, Ten
     if generator.guided:
         tensors |= {f'negative_{k}': v for k, v in tensors.items()}
     return Conditioning(tensors), torch.randn(batch, *generator.latent_shape())
-
-
-def _decode_peak(generator: PipelineGenerator, batch: int) -> int:
-    latents = torch.randn(min(batch, generator.decode_batch), *generator.latent_shape())
-    with PeakMemory() as peak:
-        generator.decode(latents)
-    return peak.peak
 
 
 class SavedTensors:

@@ -12,7 +12,6 @@ from mmengine.config import Config, ConfigDict
 from vipo.engine.batch import BatchPlan
 from vipo.engine.components import EvaluationOptions, count_parameters
 from vipo.engine.measure import PassCost, measure_pass
-from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.registry import GENERATORS, LOSSES, STEP_SELECTORS, ConfigError
 from vipo.registry.build import check_options
@@ -155,7 +154,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
             'forward passes for old log-probs': recomputed,
         },
         flops=(forward + replays + references + recomputed + again) * one + replays * back,
-        notes=_notes(cfg),
+        notes=_notes(cfg, generator),
     )
 
 
@@ -181,9 +180,9 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
     """Autoencoder, text encoders, rewards and backbone."""
     vae = count_parameters(generator.source.skeleton('vae'))[1]
     parts = {'autoencoder': vae * (generator.vae_dtype or generator.compute_dtype).itemsize}
-    encoders = getattr(generator.source, 'architecture', None)
-    if encoders is not None and cfg.generator.get('prompt_cache') is None:
-        parts['text encoders'] = sum(encoders.text_encoders.values()) * 10**6 * generator.compute_dtype.itemsize
+    if cfg.generator.get('prompt_cache') is None:
+        encoders = generator.source.text_parameters(generator.text_encoders)
+        parts['text encoders'] = (encoders or 0) * generator.compute_dtype.itemsize
     for key, section in components_of(cfg):
         cls = component_class(section.get('type'))
         if hasattr(cls, 'model_bytes'):
@@ -193,10 +192,10 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
     return parts
 
 
-def _notes(cfg: Config) -> list[str]:
+def _notes(cfg: Config, generator: PipelineGenerator) -> list[str]:
     notes = []
-    name = cfg.generator.get('pretrained')
-    if cfg.generator.get('prompt_cache') is None and name not in (None, *ARCHITECTURES):
+    unknown = generator.source.text_parameters(generator.text_encoders) is None
+    if cfg.generator.get('prompt_cache') is None and unknown:
         notes.append('the text encoders are not counted: generator.prompt_cache lets them leave memory')
     for key, section in components_of(cfg):
         cls = component_class(section.get('type'))

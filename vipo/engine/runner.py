@@ -78,7 +78,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
     dataloader['batch_size'] = components.batch.prompts_per_iteration // get_world_size()
-    dataloader.setdefault('sampler', {'type': 'InfiniteSampler', 'shuffle': True, 'seed': seed})
+    dataloader.setdefault('sampler', {'type': 'PromptSampler', 'seed': seed})
     dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
         components,

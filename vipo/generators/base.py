@@ -56,13 +56,21 @@ class Generator(ABC):
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts (and what guidance needs), without gradients."""
 
-    def encode_ahead(  # noqa: B027 - most generators keep nothing
-        self, prompts: Sequence[str], advance: Callable[[int], None] = lambda _: None
-    ) -> None:
-        """Called once before sampling with all prompts of a run; one that stores encodings does it now.
+    def unencoded(self, prompts: Sequence[str]) -> list[str]:
+        """Texts that a generator which stores encodings has yet to encode for these prompts, each once.
 
         Args:
             prompts: with repetitions, in any order.
+        """
+        return []
+
+    def encode_ahead(  # noqa: B027 - most generators keep nothing
+        self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Called once before sampling: encode and store texts that :meth:`unencoded` names.
+
+        Args:
+            texts: all of them, or a rank's share.
             advance: told how many more were encoded.
         """
 

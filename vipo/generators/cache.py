@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,27 @@ class PromptCache:
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return self._known[text]
+
+    def fill(
+        self,
+        texts: Sequence[str],
+        encode: Callable[[list[str]], dict[str, Tensor]],
+        batch: int,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Encode and store texts.
+
+        Args:
+            encode: texts -> named tensors whose first axis is that of the texts.
+            batch: texts at once.
+            advance: told how many more are stored.
+        """
+        for start in range(0, len(texts), batch):
+            part = list(texts[start : start + batch])
+            tensors = encode(part)
+            for i, text in enumerate(part):
+                self.write(text, {k: v[i] for k, v in tensors.items()})
+            advance(len(part))
 
     def write(self, text: str, tensors: dict[str, Tensor]) -> None:
         """Store the encoding of one text."""

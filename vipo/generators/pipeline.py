@@ -16,9 +16,10 @@ from vipo.diffusion.schedule import sigma_schedule
 from vipo.generators.attention import check_attention
 from vipo.generators.base import Conditioning, Generator
 from vipo.generators.cache import PromptCache
+from vipo.generators.made_up import made_up_texts
+from vipo.generators.sizes import check_decoding, check_resolution, pair
 from vipo.generators.source import PipelineSource, describe_source
-from vipo.generators.training import Trainable, check_lora
-from vipo.randomness import derive_seed
+from vipo.generators.training import Trainable, check_lora, save_lora
 from vipo.registry.build import torch_dtype
 
 _NEGATIVE = 'negative_'
@@ -45,10 +46,14 @@ class PipelineGenerator(Generator):
         shift: of the sigma schedule; None takes the family's own rule.
         attention: a name of diffusers' attention backends such as ``'_native_cudnn'``; None leaves the choice to torch,
             which takes fused kernels wherever they fit.
-        decode_batch: most samples decoded at once.
+        decode_batch: most samples decoded at once. 1 is what diffusers calls slicing, which needs no option of its own.
+        decode_tile: side in pixels of overlapping tiles in which each sample is decoded, where even one does not fit
+            into memory. Seams are blended, so that the pixels are close to those of the whole and not equal; None
+            decodes it whole.
         prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
             it, and leave memory afterwards.
-        tiled_decoding: decode pictures in tiles, for resolutions whose decoding does not fit into memory.
+        encode_batch: texts encoded at once for the cache. All are padded to ``max_sequence_length``, so that a text's
+            encoding does not depend on the others, but for the rounding of another batch size.
         init: ``'pretrained'``; ``'random'``: untrained weights and made-up encodings of prompts, with which time and
             memory of a model can be measured where its weights are not at hand; or ``'meta'``: everything is checked
             and no weight is made, so that it cannot sample.
@@ -56,7 +61,8 @@ class PipelineGenerator(Generator):
             that of autocast.
 
     Raises:
-        ValueError: the resolution does not fit the model, or the dtype is unknown.
+        ValueError: the resolution does not fit the model, the dtype is unknown, or the autoencoder cannot decode in
+            such batches or tiles.
         ConfigError: ``lora`` has an option that :func:`vipo.generators.training.add_lora` does not know.
         OSError: ``pretrained`` leads to no pipeline.
     """
@@ -92,8 +98,9 @@ class PipelineGenerator(Generator):
         shift: float | None = None,
         attention: str | None = None,
         decode_batch: int = 16,
+        decode_tile: int | None = None,
         prompt_cache: str | None = None,
-        tiled_decoding: bool = False,
+        encode_batch: int = 8,
         init: str = 'pretrained',
         device: str = 'cpu',
         dtype: str = 'float32',
@@ -101,22 +108,28 @@ class PipelineGenerator(Generator):
         if init not in INITS:
             raise ValueError(f'generator.init must be one of {INITS}, got {init!r}')
         self.init = init
+        if encode_batch < 1:
+            raise ValueError(f'generator.encode_batch must be at least 1, got {encode_batch}')
         self.compute_dtype = torch_dtype(dtype)
         self.guidance_scale = guidance_scale
         self.negative_prompt = negative_prompt
         self.max_sequence_length = max_sequence_length
         self.unconditional_gradient = unconditional_gradient
         self.decode_batch = decode_batch
+        self.decode_tile = decode_tile
+        self.encode_batch = encode_batch
         self._shift = shift
         read = PipelineSource if init == 'pretrained' else describe_source
         self.source = source = read(pretrained, self.pipeline_class)
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
-        self.vae_config = source.skeleton('vae').config
+        vae = source.skeleton('vae')
+        self.vae_config = vae.config
         self.scheduler_config = source.scheduler
         self.index = source.index
-        self.height, self.width = _size(resolution, self.multiple)
+        self.height, self.width = size = check_resolution(resolution, self.multiple)
         self.check()
+        check_decoding(vae, decode_batch, decode_tile, size, self.height // self.latent_shape()[2])
         #: Network -> names of the layers that carry adapters.
         self.adapted_layers: dict[str, list[str]] = {}
         if lora is not None:
@@ -143,8 +156,8 @@ class PipelineGenerator(Generator):
         networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
         self._networks: dict[str, nn.Module] = networks
         self.denoiser = _joined(networks)
-        if tiled_decoding:
-            self.pipe.vae.enable_tiling()
+        if decode_tile is not None:
+            self.use_tiles(self.pipe.vae, decode_tile)
         if attention is not None:
             for network in networks.values():
                 network.set_attention_backend(attention)
@@ -166,12 +179,15 @@ class PipelineGenerator(Generator):
         from vipo.generators.twins import save_twin
 
         twin = cls.twin_of(cls.hub_models(options)['pretrained'])
-        height, width = _pair(options.get('resolution', signature(cls).parameters['resolution'].default))
-        # Both are multiples of what any family asks for; a wide picture stays wide.
+        height, width = pair(options.get('resolution', signature(cls).parameters['resolution'].default))
+        tiled = options.get('decode_tile') is not None
+        # Both are multiples of what any family asks for; a wide picture stays wide, and a tiled one has several tiles.
         small = (64, 64) if height == width else (64, 96) if height < width else (96, 64)
+        small = tuple(2 * side for side in small) if tiled else small
         return {
             'pretrained': save_twin(twin, folder / 'twins' / twin),
             'resolution': small,
+            'decode_tile': 64 if tiled else None,
             'max_sequence_length': 16,
             'attention': None,
             'device': 'cpu',
@@ -210,6 +226,10 @@ class PipelineGenerator(Generator):
     @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents ``(N, C, T, H, W)`` -> what the autoencoder decodes."""
+
+    @abstractmethod
+    def use_tiles(self, vae: nn.Module, side: int) -> None:
+        """Make the autoencoder decode in tiles of ``side`` x ``side`` pixels, each a quarter over the last."""
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """What diffusers' pipeline is called with, beside the prompts, to sample as this generator does."""
@@ -268,22 +288,12 @@ class PipelineGenerator(Generator):
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
         if self.init == 'random':
-            return self._made_up(texts)
+            return made_up_texts(texts, self.text_shapes(), self.device, self.compute_dtype)
         if self.cache is None:
             return self.encode_texts(texts)
         self._fill_cache(texts)
         found = [self.cache.read(text) for text in texts]
         return {k: torch.stack([f[k] for f in found]) for k in found[0]}
-
-    def _made_up(self, texts: list[str]) -> dict[str, Tensor]:
-        """Normal numbers in the shapes of encodings, always the same for a text."""
-        draws = [torch.Generator().manual_seed(derive_seed('text', text)) for text in texts]
-        return {
-            name: torch.ones(len(texts), *shape, dtype=torch.long, device=self.device)
-            if name == 'mask'
-            else torch.stack([torch.randn(shape, generator=g) for g in draws]).to(self.device, self.compute_dtype)
-            for name, shape in self.text_shapes().items()
-        }
 
     def _encoding(self, source: PipelineSource) -> dict[str, Any]:
         """Everything that the encoding of a text depends on."""
@@ -303,9 +313,14 @@ class PipelineGenerator(Generator):
         """A family's own options that change the encoding of a text."""
         return {}
 
-    def encode_ahead(self, prompts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
+    def unencoded(self, prompts: Sequence[str]) -> list[str]:
+        if self.cache is None:
+            return []
+        return self.cache.missing([*prompts, *([self.negative_prompt] if self.guided else [])])
+
+    def encode_ahead(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
         if self.cache is not None:
-            self._fill_cache([*prompts, *([self.negative_prompt] if self.guided else [])], advance)
+            self._fill_cache(list(texts), advance)
 
     @torch.no_grad()
     def _fill_cache(self, texts: list[str], advance: Callable[[int], None] = lambda _: None) -> None:
@@ -313,9 +328,7 @@ class PipelineGenerator(Generator):
         if not missing:
             return
         self.load_text_encoders()
-        for text in missing:
-            self.cache.write(text, {k: v[0] for k, v in self.encode_texts([text]).items()})
-            advance(1)
+        self.cache.fill(missing, self.encode_texts, self.encode_batch, advance)
         self.pipe.register_modules(**dict.fromkeys(self.text_encoders))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -379,21 +392,12 @@ class PipelineGenerator(Generator):
 
     def save_pretrained(self, folder: str | Path) -> None:
         for name, network in self._networks.items():
-            if not self.training[name].lora:
+            if self.training[name].lora:
+                # A second transformer is loaded from a file of its own, with load_into_transformer_2=True.
+                place = Path(folder) if name == 'transformer' else Path(folder) / name
+                save_lora(self.pipe, network, self.adapted_layers[name], place)
+            else:
                 network.save_pretrained(Path(folder) / name)
-                continue
-            from peft.utils import get_peft_model_state_dict
-
-            metadata = network.peft_config['default'].to_dict()
-            # The layers by name, so that what was left out needs no rule on the other side.
-            metadata |= {'target_modules': self.adapted_layers[name], 'exclude_modules': None}
-            # A second transformer is loaded from a file of its own, with load_into_transformer_2=True.
-            self.pipe.save_lora_weights(
-                Path(folder) if name == 'transformer' else Path(folder) / name,
-                transformer_lora_layers=get_peft_model_state_dict(network),
-                # Without it diffusers would take alpha to be the rank.
-                transformer_lora_adapter_metadata=metadata,
-            )
 
 
 def _joined(networks: dict[str, nn.Module]) -> nn.Module:
@@ -407,19 +411,3 @@ def _freeze(module: nn.Module | None) -> nn.Module | None:
 def filled(x: Tensor, value: float) -> Tensor:
     """``(N,)`` float32 on the device of ``x``, whose first axis is N: a timestep keeps its digits under bfloat16."""
     return torch.full((len(x),), value, device=x.device, dtype=torch.float32)
-
-
-def _pair(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-
-
-def _size(resolution: int | tuple[int, int], multiple: int) -> tuple[int, int]:
-    height, width = _pair(resolution)
-    if height % multiple or width % multiple or min(height, width) < multiple:
-        fits = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
-        raise ValueError(
-            f'generator.resolution {height}x{width} does not fit the model: both sides must be '
-            f'multiples of {multiple}. '
-            f'The nearest that fits is {fits[0]}x{fits[1]}.'
-        )
-    return height, width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -15,6 +17,7 @@ from torch import nn
 from vipo.assets import resolve
 from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.cache import fingerprint
+from vipo.registry.build import torch_dtype
 
 
 class Source(ABC):
@@ -47,6 +50,14 @@ class Source(ABC):
     @abstractmethod
     def scheduler(self) -> dict[str, Any]:
         """The scheduler's options."""
+
+    @abstractmethod
+    def text_parameters(self, names: Iterable[str]) -> int | None:
+        """Parameters of the text encoders, where nothing has to be loaded to tell.
+
+        Args:
+            names: components that encode texts; the pipeline need not have all of them.
+        """
 
     @abstractmethod
     def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
@@ -113,6 +124,12 @@ class PipelineSource(Source):
         with torch.device(device):
             return cls.from_config(cls.load_config(self.path, subfolder=name))
 
+    def text_parameters(self, names: Iterable[str]) -> int | None:
+        if not Path(self.path).is_dir():
+            return None
+        counts = [count_stored(Path(self.path) / name) for name in names if self.has(name)]
+        return None if None in counts else sum(counts)
+
     def load(self, dtype: dict[str, torch.dtype], without: Iterable[str] = ()) -> Any:
         """The pipeline with its weights, but for those of ``without``; ``dtype`` by component or ``default``."""
         pipe = self._class.from_pretrained(self.path, dtype=dtype, **dict.fromkeys(without))
@@ -150,6 +167,9 @@ class PublishedSource(Source):
     def scheduler(self) -> dict[str, Any]:
         return self.architecture.scheduler
 
+    def text_parameters(self, names: Iterable[str]) -> int | None:
+        return sum(self.architecture.text_encoders.values()) * 10**6
+
     def skeleton(self, name: str, device: str = 'meta') -> nn.Module:
         return self.architecture.skeleton(name, device)
 
@@ -167,3 +187,30 @@ def cast_as_loaded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, parameter in network.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if kept & set(name.split('.')) else dtype)
     return network
+
+
+def count_stored(folder: Path) -> int | None:
+    """Parameters in the weights of a transformers model, from the headers of its safetensors files.
+
+    Of an index without its files, ``total_size`` is divided by the width of the precision that the config names. None
+    where there is neither.
+    """
+    from safetensors import safe_open
+
+    content: dict[str, Any] = {}
+    files = [folder / 'model.safetensors']
+    index = folder / 'model.safetensors.index.json'
+    if not files[0].is_file():
+        if not index.is_file():
+            return None
+        content = json.loads(index.read_text())
+        files = [folder / name for name in sorted(set(content['weight_map'].values()))]
+    if all(file.is_file() for file in files):
+        count = 0
+        for file in files:
+            with safe_open(file, 'pt') as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        return count
+    config = json.loads((folder / 'config.json').read_text())
+    precision = torch_dtype(config.get('dtype') or config.get('torch_dtype') or 'float32')
+    return content['metadata']['total_size'] // precision.itemsize

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,6 +156,24 @@ def add_lora(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return names
+
+
+def save_lora(pipe: Any, network: nn.Module, layers: list[str], folder: str | Path) -> None:
+    """Write adapters as ``pipe.load_lora_weights`` reads them.
+
+    Args:
+        layers: names of the adapted ones.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    # The layers by name, so that what was left out needs no rule on the other side.
+    metadata = network.peft_config['default'].to_dict() | {'target_modules': layers, 'exclude_modules': None}
+    pipe.save_lora_weights(
+        folder,
+        transformer_lora_layers=get_peft_model_state_dict(network),
+        # Without it diffusers would take alpha to be the rank.
+        transformer_lora_adapter_metadata=metadata,
+    )
 
 
 def find_targets(denoiser: nn.Module, targets: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:

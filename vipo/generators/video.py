@@ -6,6 +6,8 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from vipo.generators.pipeline import PipelineGenerator
 
 
@@ -62,3 +64,10 @@ class VideoPipelineGenerator(PipelineGenerator):
         time, space = self.factors
         frames = (self.num_frames - 1) // time + 1
         return self.config.in_channels, frames, self.height // space, self.width // space
+
+    def use_tiles(self, vae: nn.Module, side: int) -> None:
+        # In time each class divides a clip as it does without tiles.
+        vae.enable_tiling(
+            **dict.fromkeys(('tile_sample_min_height', 'tile_sample_min_width'), side),
+            **dict.fromkeys(('tile_sample_stride_height', 'tile_sample_stride_width'), side * 3 // 4),
+        )

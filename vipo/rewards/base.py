@@ -38,6 +38,7 @@ class Reward(ABC):
     A subclass that loads a model tells the framework about it by three class methods, each given the options of its
     config: ``hub_models(options) -> {option: hub id}`` (what has to be within reach), ``model_bytes(options)`` (for a
     plan) and ``rehearsal(options, folder) -> changed options`` (a tiny twin of its own class, written to ``folder``).
+    One that loads single files of a repository names them in ``hub_files(options) -> {option: [name]}``.
 
     Attributes:
         differentiable: whether scores have a gradient with respect to the pixels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ class HPSReward(PictureReward):
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
         """What a config with these options loads, see :mod:`vipo.engine.hub`."""
         return {'checkpoint': _HUB} if options.get('checkpoint') is None else {}
+
+    @classmethod
+    def hub_files(cls, options: dict[str, Any]) -> dict[str, list[str]]:
+        """The files of :meth:`hub_models` that are loaded."""
+        name = _FILES.get(options.get('version', signature(cls).parameters['version'].default))
+        return {'checkpoint': [name]} if name else {}
 
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:

@@ -73,6 +73,11 @@ class HPSv3Reward(PictureReward):
         }
 
     @classmethod
+    def hub_files(cls, options: dict[str, Any]) -> dict[str, list[str]]:
+        """The files of these that are loaded, see :mod:`vipo.engine.hub`."""
+        return {'checkpoint': [_FILE]}
+
+    @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
         width = torch_dtype(options.get('dtype', 'bfloat16')).itemsize

@@ -20,6 +20,8 @@ from vipo.rewards.qwen2_vl_frames import frame_indices
 from vipo.rewards.templates import fill, read_template
 
 _HUB, _REVISION = 'KlingTeam/VideoReward', 'b8e421fe21aec3dde5f61fdd1dc44e1d603b9727'
+#: Of the published checkpoint.
+_STEP = 'checkpoint-11352'
 _TEMPLATE_SHA256 = 'fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54af700'
 _TEMPLATE_ORIGIN = 'prompt_template.py from https://github.com/KlingAIResearch/VideoAlign'
 #: Of Qwen2-VL-2B with its embedding once, as the reward uses it.
@@ -89,6 +91,12 @@ class VideoAlignReward(Reward):
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
         """What a config with these options loads, see :mod:`vipo.engine.hub`."""
         return {'checkpoint': options.get('checkpoint') or _HUB}
+
+    @classmethod
+    def hub_files(cls, options: dict[str, Any]) -> dict[str, list[str]]:
+        """The files of these that are loaded, see :mod:`vipo.engine.hub`."""
+        published = ['model_config.json', f'{_STEP}/model.pth', f'{_STEP}/tokenizer/tokenizer.json']
+        return {} if options.get('checkpoint') else {'checkpoint': published}
 
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
