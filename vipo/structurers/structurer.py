@@ -89,12 +89,12 @@ class PerceptualStructurer(Structurer):
         check_pixels(pixels)
         if self.frames == 'latent':
             pixels = pixels[:, :, latent_frames(pixels.shape[2], grid[0])]
-        maps = self.allocator(*self._dense(pixels))
+        maps = self.allocator(*self.dense(pixels))
         maps = resize_to_grid(self._fill(maps), *grid[1:])
         maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
         return normalized(maps.to(pixels.device)[:, None], self.normalize)
 
-    def _dense(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def dense(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features ``(B, F, D, h, w)`` and the CLS attention ``(B, F, h, w)``, if there is one, of every frame."""
         batch, _, frames, _, _ = pixels.shape
         pictures = pixels.transpose(1, 2).flatten(0, 1)
