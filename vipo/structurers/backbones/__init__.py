@@ -1,6 +1,16 @@
 """Perceptual backbones: frozen vision models that give dense features."""
 
 from vipo.structurers.backbones.base import Backbone, Features
+from vipo.structurers.backbones.clip import CLIPBackbone
 from vipo.structurers.backbones.dinov2 import DINOv2Backbone
+from vipo.structurers.backbones.dinov3 import DINOv3Backbone
+from vipo.structurers.backbones.siglip import SigLIPBackbone
 
-__all__ = ['Backbone', 'DINOv2Backbone', 'Features']
+__all__ = [
+    'Backbone',
+    'CLIPBackbone',
+    'DINOv2Backbone',
+    'DINOv3Backbone',
+    'Features',
+    'SigLIPBackbone',
+]
