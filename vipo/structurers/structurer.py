@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vipo.registry import ALLOCATORS, BACKBONES, STRUCTURERS, ConfigError
-from vipo.rewards.base import check_pixels
+from vipo.rewards.base import Reward, check_pixels
 from vipo.structurers.allocators import Allocator
 from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.functional import align_in_time, resize_to_grid
@@ -27,7 +27,8 @@ class PerceptualStructurer:
         backbone, allocator: the objects, or the configs to build them from.
         normalize: ``'mean'`` rescales each map to mean one over its clip, so that the size of a training step does
             not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does.
-        frames_per_batch: most pictures in one forward pass of the backbone.
+        frames_per_batch: most pictures in one forward pass of the backbone; of a backbone that sees whole clips, as
+            many clips as have no more frames, and at least one.
 
     Attributes:
         counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
@@ -58,6 +59,21 @@ class PerceptualStructurer:
             self.backbone.to(device)
         return self
 
+    @property
+    def borrows_reward(self) -> bool:
+        """Whether a part works on the weights of the run's reward."""
+        return any(getattr(part, 'borrows_reward', False) for part in (self.backbone, self.allocator))
+
+    def bind(self, reward: Reward) -> None:
+        """Give the run's reward to the parts that want it.
+
+        Raises:
+            ConfigError: a part cannot use this reward.
+        """
+        for part in (self.backbone, self.allocator):
+            if hasattr(part, 'bind'):
+                part.bind(reward)
+
     @torch.no_grad()
     def __call__(self, pixels: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """The map of each sample on the latent grid.
@@ -74,28 +90,30 @@ class PerceptualStructurer:
             ConfigError: the backbone returned no finite dense features, or the allocator cannot use them.
         """
         check_pixels(pixels)
-        batch, _, frames, _, _ = pixels.shape
-        pictures = pixels.transpose(1, 2).flatten(0, 1)
-        parts = [self._features(chunk) for chunk in pictures.split(self.frames_per_batch)]
-        features = torch.cat([p.map for p in parts]).unflatten(0, (batch, frames))
-        if not features.isfinite().all():
-            raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
-        attention = None
-        if parts[0].cls_attention is not None:
-            attention = torch.cat([p.cls_attention for p in parts]).unflatten(0, (batch, frames))
-        maps = self.allocator(features, attention)
+        features = self._features(pixels)
+        maps = self.allocator(features.map, features.cls_attention)
+        if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
+            maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
         maps = resize_to_grid(self._fill(maps), *grid[1:])
         return self._finish(align_in_time(maps, grid[0])).to(pixels.device)[:, None]
 
-    def _features(self, pictures: Tensor) -> Features:
-        name, features = type(self.backbone).__name__, self.backbone(pictures)
-        if not isinstance(features, Features):
-            raise ConfigError(f'{name} must return Features(map=(N, D, h, w)), got {type(features).__name__}')
-        if features.map.ndim != 4 or len(features.map) != len(pictures):
-            raise ConfigError(
-                f'{name} must return a map (N, D, h, w) for {len(pictures)} pictures, got {tuple(features.map.shape)}'
-            )
-        return features
+    def _features(self, pixels: Tensor) -> Features:
+        """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
+        batch, _, frames, _, _ = pixels.shape
+        if getattr(self.backbone, 'clips', False):
+            given = pixels.split(max(1, self.frames_per_batch // frames))
+        else:
+            given = pixels.transpose(1, 2).flatten(0, 1).split(self.frames_per_batch)
+        parts = [check_features(self.backbone(chunk), chunk, type(self.backbone).__name__) for chunk in given]
+        whole = torch.cat([p.map for p in parts])
+        attention = None if parts[0].cls_attention is None else torch.cat([p.cls_attention for p in parts])
+        for values in (whole, attention):
+            if values is not None and not values.isfinite().all():
+                raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
+        if given[0].ndim == 5:
+            return Features(whole, attention, parts[0].spans)
+        each = (batch, frames)
+        return Features(whole.unflatten(0, each), None if attention is None else attention.unflatten(0, each))
 
     def _fill(self, maps: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
@@ -115,3 +133,24 @@ class PerceptualStructurer:
     def _finish(self, maps: Tensor) -> Tensor:
         """Normalise, ``(B, T, H, W)`` -> the same."""
         return maps / maps.mean((1, 2, 3), keepdim=True) if self.normalize == 'mean' else maps
+
+
+def check_features(features: Features, given: Tensor, name: str) -> Features:
+    """Refuse what does not belong to the pictures ``(N, 3, Y, X)`` or clips ``(B, 3, F, Y, X)`` that were given.
+
+    Raises:
+        ConfigError: it is not what :class:`~vipo.structurers.backbones.Features` says; the message names the backbone.
+    """
+    shape, what = ('(N, D, h, w)', 'pictures') if given.ndim == 4 else ('(B, t, D, h, w)', 'clips')
+    if not isinstance(features, Features):
+        raise ConfigError(f'{name} must return Features(map={shape}), got {type(features).__name__}')
+    if features.map.ndim != given.ndim or len(features.map) != len(given):
+        raise ConfigError(f'{name} must return a map {shape} for {len(given)} {what}, got {tuple(features.map.shape)}')
+    if given.ndim == 5:
+        spans = (1,) * features.map.shape[1] if features.spans is None else features.spans
+        if len(spans) != features.map.shape[1] or sum(spans) != given.shape[2]:
+            raise ConfigError(
+                f'{name}: the spans {spans} of {features.map.shape[1]} feature frames do not make up the '
+                f'{given.shape[2]} frames of a clip'
+            )
+    return features
