@@ -5,6 +5,7 @@ from vipo.structurers.backbones.clip import CLIPBackbone
 from vipo.structurers.backbones.dinov2 import DINOv2Backbone
 from vipo.structurers.backbones.dinov3 import DINOv3Backbone
 from vipo.structurers.backbones.siglip import SigLIPBackbone
+from vipo.structurers.backbones.timm_models import TimmBackbone
 from vipo.structurers.backbones.vjepa2 import VJEPA2Backbone
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     'DINOv3Backbone',
     'Features',
     'SigLIPBackbone',
+    'TimmBackbone',
     'VJEPA2Backbone',
 ]
