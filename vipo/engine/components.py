@@ -118,7 +118,12 @@ class Components:
 
     @contextmanager
     def working(self, *names: str) -> Iterator[None]:
-        """Within this context these parts are on the device; those of :attr:`offload` leave it afterwards."""
+        """Within this context these parts are on the device; those of :attr:`offload` leave it afterwards.
+
+        A map that is made with the reward's own weights brings the reward along.
+        """
+        if 'map' in names and getattr(self.structurer, 'borrows_reward', False):
+            names = tuple(dict.fromkeys((*names, 'reward')))
         moved = [self._parts(name) for name in names if name in self.offload]
         for parts in moved:
             _move(parts, self.device)
@@ -180,6 +185,8 @@ def build_components(cfg: Config) -> Components:
     if cfg.get('structurer') is not None:
         structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
     reward = as_reward(REWARDS.build(cfg.reward, at='reward'))
+    if hasattr(structurer, 'bind'):
+        structurer.bind(reward)
     if advantage.get('combine') == 'advantages' and not reward.weights:
         raise ConfigError(
             "advantage.combine='advantages' needs a reward that is a weighted sum of parts, and "
