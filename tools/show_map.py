@@ -1,6 +1,6 @@
 """Draw the allocation maps of one or several structurers over pictures or clips, without any training.
 
-    python tools/show_map.py configs/vipo_tiny_sd3.py --prompts 'a small red circle at the left on a plain gray background'
+    python tools/show_map.py configs/vipo_tiny_sd3.py --prompts 'a red circle on a plain gray background'
     python tools/show_map.py configs/vipo_flux_hps.py configs/_base_/structurers/resnet50_pca.py --images pictures/
     python tools/show_map.py configs/vipo_wan_videoalign.py --videos clip.mp4 --rehearse
 
@@ -113,7 +113,7 @@ def _show(
                 maps[name].append(found[0, 0].cpu())
                 if name in components:
                     with torch.no_grad():
-                        features = structurer.dense(x)[0][0].cpu()
+                        features = structurer.dense(x).map[0].cpu()
                     components[name].append(component_colours(features, pixels.shape[2:]))
             clock.advance(1)
     clock.clear()

@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter1d
 from vipo.registry import STRUCTURERS
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer, UniformAllocator
 from vipo.structurers.backbones import Backbone, Features
+from vipo.structurers.base import bind_reward, uses_reward
 
 
 class Patches(Backbone):
@@ -17,6 +18,23 @@ class Patches(Backbone):
     def __call__(self, pixels):
         self.batches.append(len(pixels))
         return Features(torch.cat([F.avg_pool2d(pixels, 4), F.avg_pool2d(pixels**2, 4)], dim=1))
+
+
+class Tubelets(Backbone):
+    """Patches of the mean of two frames; the first frame of an odd number stands alone."""
+
+    clips = True
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, pixels):
+        self.batches.append(tuple(pixels.shape[:3]))
+        odd = pixels.shape[2] % 2
+        later = pixels[:, :, odd:].unflatten(2, (-1, 2)).mean(3)
+        frames = torch.cat([pixels[:, :, :odd], later], dim=2).transpose(1, 2)
+        maps = F.avg_pool2d(frames.flatten(0, 1), 4).unflatten(0, frames.shape[:2])
+        return Features(maps, spans=(1,) * odd + (2,) * later.shape[2])
 
 
 class Brightness(Allocator):
@@ -123,15 +141,18 @@ def test_map_of_a_faulty_allocator_becomes_ones(pixels, fault, normalize):
 
 
 @pytest.mark.parametrize('fault', [torch.nan, torch.inf])
-def test_broken_backbone_is_an_error_that_names_it(pixels, fault):
-    class Broken(Patches):
+@pytest.mark.parametrize('of', [Patches, Tubelets])
+@pytest.mark.parametrize('where', ['map', 'cls_attention'])
+def test_broken_backbone_is_an_error_that_names_it(pixels, fault, of, where):
+    class Broken(of):
         def __call__(self, pixels):
             out = super().__call__(pixels)
-            out.map[0, 0, 0, 0] = fault
+            out.cls_attention = out.map.mean(-3)
+            getattr(out, where).view(-1)[0] = fault
             return out
 
     with pytest.raises(ValueError, match='Broken returned features that are not finite'):
-        PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 1, 16, 16), (1, 4, 4))
+        PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))
 
 
 def test_frames_per_batch_changes_memory_and_not_the_result(pixels):
@@ -165,6 +186,79 @@ def test_attention_reaches_the_allocator_in_order(pixels):
     PerceptualStructurer(Attentive(), Spy(), frames_per_batch=4)(pixels(2, 3, 16, 12), (3, 4, 3))
     assert seen['features'].shape == (2, 3, 6, 4, 3)
     assert torch.equal(seen['attention'], seen['features'][:, :, 0] * 2)
+
+
+def test_clip_of_feature_frames_by_hand():
+    """Nine frames of brightness (t + 1) / 10 as feature frames 1 | 2 3 | 4 5 | 6 7 | 8 9, on three latent frames.
+
+    Latent frames are 1 | 2 .. 5 | 6 .. 9, as if every frame had features of its own.
+    """
+    pixels = torch.zeros(1, 3, 9, 8, 16)
+    pixels[..., :8] = torch.arange(1.0, 10.0).reshape(1, 1, 9, 1, 1) / 10
+    structurer = PerceptualStructurer(Tubelets(), Brightness(), normalize='minmax')
+    wanted = torch.tensor([0.1, 0.35, 0.75]).reshape(1, 1, 3, 1, 1) * torch.tensor([1.0, 1, 0, 0])
+    torch.testing.assert_close(structurer(pixels, (3, 2, 4)), wanted.expand(1, 1, 3, 2, 4))
+    assert structurer.counts == {'frames': 9, 'constant': 0, 'broken': 0}
+    # Four latent frames of nine pixel frames would belong to no causal autoencoder.
+    with pytest.raises(ValueError, match='causal'):
+        structurer(pixels, (4, 2, 4))
+
+
+@pytest.mark.parametrize('frames', [1, 5, 53])
+def test_still_clip_gives_a_still_map(pixels, frames):
+    clip = pixels(2, 1, 16, 24).expand(-1, -1, frames, -1, -1)
+    for backbone in (Patches(), Tubelets()):
+        maps = PerceptualStructurer(backbone, PCAAllocator())(clip, ((frames - 1) // 4 + 1, 4, 6))
+        torch.testing.assert_close(maps, maps[:, :, :1].expand_as(maps), atol=1e-5, rtol=1e-5)
+        assert maps.std() > 0.1
+
+
+def test_clips_go_whole_and_as_many_as_their_frames_allow(pixels):
+    backbone, batch = Tubelets(), pixels(5, 4, 16, 16)
+    maps = PerceptualStructurer(backbone, PCAAllocator(), frames_per_batch=9)(batch, (4, 4, 4))
+    assert backbone.batches == [(2, 3, 4), (2, 3, 4), (1, 3, 4)]
+    alone = PerceptualStructurer(Tubelets(), PCAAllocator(), frames_per_batch=1)(batch, (4, 4, 4))
+    torch.testing.assert_close(maps, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'spans': (2, 2, 2)}, r'Wrong: the spans \(2, 2, 2\) of 3 feature frames do not make up the 5 frames'),
+        ({'spans': (1, 4)}, 'do not make up'),
+        ({'spans': None}, 'do not make up'),
+        ({'map': torch.zeros(1, 3, 4, 4)}, r'Wrong must return a map \(B, t, D, h, w\) for 1 clips'),
+        ({'map': torch.zeros(2, 3, 2, 4, 4)}, 'for 1 clips'),
+    ],
+)
+def test_what_a_backbone_of_clips_must_return(pixels, change, words):
+    class Wrong(Tubelets):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            for name, value in change.items():
+                setattr(out, name, value)
+            return out
+
+    with pytest.raises(ValueError, match=words):
+        PerceptualStructurer(Wrong(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))
+
+
+def test_reward_reaches_the_parts_that_want_it():
+    class Bound(Patches):
+        def bind(self, reward):
+            self.reward = reward
+
+    class BoundAllocator(Brightness):
+        def bind(self, reward):
+            self.reward = reward
+
+    reward = object()
+    for backbone, allocator in [(Bound(), Brightness()), (Patches(), BoundAllocator())]:
+        structurer = PerceptualStructurer(backbone, allocator)
+        bind_reward(structurer, reward)
+        assert [getattr(part, 'reward', None) for part in (backbone, allocator)].count(reward) == 1
+        assert uses_reward(structurer)
+    assert not uses_reward(PerceptualStructurer(Patches(), Brightness()))
 
 
 def test_frames_that_do_not_fit_the_latents(pixels):

@@ -24,7 +24,7 @@ from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, 
 from vipo.registry.build import check_options, closest
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
-from vipo.structurers.base import bind_reward
+from vipo.structurers.base import bind_reward, uses_reward
 
 
 @dataclass
@@ -119,7 +119,12 @@ class Components:
 
     @contextmanager
     def working(self, *names: str) -> Iterator[None]:
-        """Within this context these parts are on the device; those of :attr:`offload` leave it afterwards."""
+        """Within this context these parts are on the device; those of :attr:`offload` leave it afterwards.
+
+        A map that is made with the reward's own weights brings the reward along.
+        """
+        if 'map' in names and uses_reward(self.structurer):
+            names = tuple(dict.fromkeys((*names, 'reward')))
         moved = [self._parts(name) for name in names if name in self.offload]
         for parts in moved:
             _move(parts, self.device)

@@ -86,6 +86,18 @@ def _trouble(model: str, missing: list[str]) -> str | None:
 GATED = frozenset(
     [
         'black-forest-labs/FLUX.1-dev',
+        'facebook/dinov3-convnext-base-pretrain-lvd1689m',
+        'facebook/dinov3-convnext-large-pretrain-lvd1689m',
+        'facebook/dinov3-convnext-small-pretrain-lvd1689m',
+        'facebook/dinov3-convnext-tiny-pretrain-lvd1689m',
+        'facebook/dinov3-vit7b16-pretrain-lvd1689m',
+        'facebook/dinov3-vit7b16-pretrain-sat493m',
+        'facebook/dinov3-vitb16-pretrain-lvd1689m',
+        'facebook/dinov3-vith16plus-pretrain-lvd1689m',
+        'facebook/dinov3-vitl16-pretrain-lvd1689m',
+        'facebook/dinov3-vitl16-pretrain-sat493m',
+        'facebook/dinov3-vits16-pretrain-lvd1689m',
+        'facebook/dinov3-vits16plus-pretrain-lvd1689m',
         'stabilityai/stable-diffusion-3-medium-diffusers',
         'stabilityai/stable-diffusion-3.5-medium',
         'stabilityai/stable-diffusion-3.5-large',

@@ -20,7 +20,7 @@ from vipo.engine.update import update
 from vipo.generators.base import Conditioning
 from vipo.randomness import SampleNoise, derive_seed
 from vipo.registry import LOOPS
-from vipo.structurers.base import call_structurer, counters, set_progress, uses_reward
+from vipo.structurers.base import call_structurer, counters, set_progress
 from vipo.structurers.functional import entropy
 
 
@@ -218,8 +218,7 @@ class PolicyLoop(IterBasedTrainLoop):
         for counter in counters(c.structurer):
             counter.clear()
         set_progress(c.structurer, self._iter, self._max_iters)
-        needed = ('map', 'reward') if uses_reward(c.structurer) else ('map',)
-        with self.clock.phase('map', c.batch.samples), c.working(*needed):
+        with self.clock.phase('map', c.batch.samples), c.working('map'):
             grid = tuple(samples.trajectory.latents.shape[2:])
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):

@@ -34,7 +34,8 @@ class PerceptualStructurer(Structurer):
         frames: of a clip, ``'all'`` or one per latent frame (``'latent'``: the last pixel frame that goes into it),
             which costs a fourth of the backbone's work for a causal autoencoder of stride 4.
         temporal_sigma: of a Gaussian over latent frames; 0 for none.
-        frames_per_batch: most pictures in one forward pass of the backbone, which bounds its memory.
+        frames_per_batch: most pictures in one forward pass of the backbone; of a backbone that sees whole clips, as
+            many clips as have no more frames, and at least one.
 
     Attributes:
         counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
@@ -89,33 +90,31 @@ class PerceptualStructurer(Structurer):
         check_pixels(pixels)
         if self.frames == 'latent':
             pixels = pixels[:, :, latent_frames(pixels.shape[2], grid[0])]
-        maps = self.allocator(*self.dense(pixels))
+        features = self.dense(pixels)
+        maps = self.allocator(features.map, features.cls_attention)
+        if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
+            maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
         maps = resize_to_grid(self._fill(maps), *grid[1:])
         maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
         return normalized(maps.to(pixels.device)[:, None], self.normalize)
 
-    def dense(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features ``(B, F, D, h, w)`` and the CLS attention ``(B, F, h, w)``, if there is one, of every frame."""
+    def dense(self, pixels: Tensor) -> Features:
+        """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
         batch, _, frames, _, _ = pixels.shape
-        pictures = pixels.transpose(1, 2).flatten(0, 1)
-        parts = [self._features(chunk) for chunk in pictures.split(self.frames_per_batch)]
-        features = torch.cat([p.map for p in parts]).unflatten(0, (batch, frames))
-        if not features.isfinite().all():
-            raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
-        attention = None
-        if parts[0].cls_attention is not None:
-            attention = torch.cat([p.cls_attention for p in parts]).unflatten(0, (batch, frames))
-        return features, attention
-
-    def _features(self, pictures: Tensor) -> Features:
-        name, features = type(self.backbone).__name__, self.backbone(pictures)
-        if not isinstance(features, Features):
-            raise ConfigError(f'{name} must return Features(map=(N, D, h, w)), got {type(features).__name__}')
-        if features.map.ndim != 4 or len(features.map) != len(pictures):
-            raise ConfigError(
-                f'{name} must return a map (N, D, h, w) for {len(pictures)} pictures, got {tuple(features.map.shape)}'
-            )
-        return features
+        if getattr(self.backbone, 'clips', False):
+            given = pixels.split(max(1, self.frames_per_batch // frames))
+        else:
+            given = pixels.transpose(1, 2).flatten(0, 1).split(self.frames_per_batch)
+        parts = [check_features(self.backbone(chunk), chunk, type(self.backbone).__name__) for chunk in given]
+        whole = torch.cat([p.map for p in parts])
+        attention = None if parts[0].cls_attention is None else torch.cat([p.cls_attention for p in parts])
+        for values in (whole, attention):
+            if values is not None and not values.isfinite().all():
+                raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
+        if given[0].ndim == 5:
+            return Features(whole, attention, parts[0].spans)
+        each = (batch, frames)
+        return Features(whole.unflatten(0, each), None if attention is None else attention.unflatten(0, each))
 
     def _fill(self, maps: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
@@ -131,3 +130,24 @@ class PerceptualStructurer(Structurer):
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
+
+
+def check_features(features: Features, given: Tensor, name: str) -> Features:
+    """Refuse what does not belong to the pictures ``(N, 3, Y, X)`` or clips ``(B, 3, F, Y, X)`` that were given.
+
+    Raises:
+        ConfigError: it is not what :class:`~vipo.structurers.backbones.Features` says; the message names the backbone.
+    """
+    shape, what = ('(N, D, h, w)', 'pictures') if given.ndim == 4 else ('(B, t, D, h, w)', 'clips')
+    if not isinstance(features, Features):
+        raise ConfigError(f'{name} must return Features(map={shape}), got {type(features).__name__}')
+    if features.map.ndim != given.ndim or len(features.map) != len(given):
+        raise ConfigError(f'{name} must return a map {shape} for {len(given)} {what}, got {tuple(features.map.shape)}')
+    if given.ndim == 5:
+        spans = (1,) * features.map.shape[1] if features.spans is None else features.spans
+        if len(spans) != features.map.shape[1] or sum(spans) != given.shape[2]:
+            raise ConfigError(
+                f'{name}: the spans {spans} of {features.map.shape[1]} feature frames do not make up the '
+                f'{given.shape[2]} frames of a clip'
+            )
+    return features

@@ -80,7 +80,7 @@ def map_sheet(
     path: Path,
     side: int = 176,
 ) -> None:
-    """A row per sample: its middle frame; then for each structurer the map, the lit picture, the components, the weights.
+    """A row per sample: its middle frame; then of each structurer the map, the lit picture, components and weights.
 
     Args:
         pixels: of each sample ``(3, F, Y, X)`` uint8.
@@ -126,7 +126,7 @@ def map_clip(sample: np.ndarray, maps: Mapping[str, Tensor], stem: Path, fps: fl
 
     Args:
         sample: ``(3, F, Y, X)`` uint8.
-        maps: structurer -> ``(T, H, W)``; latent frame 0 belongs to frame 0, the others to equal runs of those after it.
+        maps: structurer -> ``(T, H, W)``; latent frame 0 belongs to frame 0, the others to equal runs after it.
         stem: path without suffix.
         strip: frames in the strip, evenly spaced.
 

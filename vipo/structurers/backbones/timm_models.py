@@ -1,0 +1,241 @@
+"""Any model of timm: ResNet, ConvNeXt, the image encoders of SAM and SAM 2, and hundreds more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vipo.registry import BACKBONES, ConfigError
+from vipo.registry.build import closest, torch_dtype
+from vipo.structurers.backbones.base import Backbone, Features
+from vipo.structurers.backbones.preparation import Preparation
+
+#: Options of timm's classes that let a model take pictures of other sizes than its own.
+_DYNAMIC: dict[str, Any] = {'dynamic_img_size': True, 'strict_img_size': False}
+#: What this class gives timm itself.
+_OURS = ('pretrained', 'features_only', 'out_indices', 'num_classes', 'in_chans')
+
+
+@BACKBONES.register_module()
+class TimmBackbone(Backbone):
+    """Features of one stage, or of several, of a model of timm.
+
+    Colours and their normalisation are those of timm's own data config. Pictures are resized, never cropped, to
+    multiples of the model's largest stride.
+
+    Several stages make one map at the finest of their strides: the features of each position are scaled to unit length
+    stage by stage, so that no stage outweighs the others, coarser ones are then resized (bilinear), and all are joined
+    along D. One stage alone is left as the model gives it.
+
+    A position of a strided convolution is centred on the first pixel of its cell rather than the middle, as in any
+    ResNet: half a stride up and to the left.
+
+    Args:
+        model: name in timm, with or without the tag of the weights (``'resnet50'``, ``'resnet50.a1_in1k'``).
+        stages: one number or several: stages of a hierarchical model (of a ResNet 0 to 4 with strides 2 to 32), blocks
+            of a vision transformer. -1 is the last.
+        norm: put features through the model's final normalisation, where timm can. Of SAM that is its neck, whose 256
+            channels are the output of the image encoder.
+        pretrained: load timm's weights from the hub; False leaves random ones, to measure time and memory with.
+        checkpoint: in place of the hub, a file with the weights of the whole model, in timm's layout or the
+            original one where timm converts it.
+        model_args: further arguments of the model in timm.
+        input_size: length of the shorter side before rounding; None keeps the picture's own size.
+        max_tokens: in place of ``input_size``, most feature positions of a picture: larger ones are scaled down.
+        device, dtype: of the weights and the computation.
+
+    Raises:
+        ValueError: timm has no such model or weights, the model has no such stage or takes no pictures of other sizes,
+            the checkpoint does not fit, or the sizes contradict each other.
+    """
+
+    def __init__(
+        self,
+        model: str = 'resnet50',
+        stages: int | Sequence[int] = -1,
+        norm: bool = False,
+        pretrained: bool = True,
+        checkpoint: str | None = None,
+        model_args: Mapping[str, Any] | None = None,
+        input_size: int | None = None,
+        max_tokens: int | None = None,
+        device: str = 'cpu',
+        dtype: str = 'float32',
+    ) -> None:
+        from timm.data import resolve_model_data_config
+
+        kind = torch_dtype(dtype)
+        empty, options = _skeleton(model, dict(model_args or {}))
+        if not hasattr(empty, 'forward_intermediates'):
+            raise ValueError(f'backbone.model: timm gives no features of the stages of {model!r}')
+        strides = [stage['reduction'] for stage in empty.feature_info]
+        self.stages, self.norm = _chosen(stages, len(strides)), norm
+        self.strides = [strides[i] for i in self.stages]
+        self.model = _load(model, options, pretrained, checkpoint).eval().requires_grad_(False)
+        colours = resolve_model_data_config(self.model)
+        # what lies behind the last of the stages is not needed
+        self.model.prune_intermediate_layers(self.stages, prune_norm=not norm)
+        self.preparation = Preparation(
+            patch=max(strides),
+            mean=tuple(colours['mean']),
+            std=tuple(colours['std']),
+            input_size=input_size,
+            max_tokens=max_tokens,
+            positions=max(strides) // min(self.strides),
+        )
+        self._try(model)
+        self.model.to(device, kind)
+
+    @classmethod
+    def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
+        """What a config with these options loads, see :mod:`vipo.engine.hub`."""
+        if options.get('checkpoint') is not None or not options.get('pretrained', True):
+            return {}
+        published = _published(_given(cls, options, 'model'))
+        return {'checkpoint': published.hf_hub_id} if published is not None and published.hf_hub_id else {}
+
+    @classmethod
+    def model_bytes(cls, options: dict[str, Any]) -> int | None:
+        """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; counted on the whole model without memory."""
+        model, _ = _skeleton(_given(cls, options, 'model'), dict(options.get('model_args') or {}))
+        width = torch_dtype(options.get('dtype', 'float32')).itemsize
+        return sum(p.numel() for p in model.parameters()) * width
+
+    @classmethod
+    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
+        from vipo.structurers.backbones.twins import save_timm_twin, small
+
+        name, args = _given(cls, options, 'model'), dict(options.get('model_args') or {})
+        family = type(_skeleton(name, args)[0]).__name__
+        return {**save_timm_twin(name, family, args, folder / f'timm-{name}'), **small(options)}
+
+    def to(self, device: torch.device | str) -> TimmBackbone:
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = self.preparation(pixels, next(self.model.parameters()))
+        return Features(joined([stage.float() for stage in self._run(x, self.norm)]))
+
+    def _run(self, x: Tensor, norm: bool) -> list[Tensor]:
+        """Features ``(N, D_k, h_k, w_k)`` of the stages."""
+        return self.model.forward_intermediates(
+            x, indices=self.stages, norm=norm, output_fmt='NCHW', intermediates_only=True
+        )
+
+    @torch.no_grad()
+    def _try(self, name: str) -> None:
+        """Run the model once on a picture that is neither square nor of its own size."""
+        height, width = 2 * self.preparation.patch, 3 * self.preparation.patch
+        picture = torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width)
+        try:
+            stages = self._run(picture, self.norm)
+        except Exception as error:
+            raise ValueError(
+                f'backbone.model: {name!r} of timm gives no features of a picture of {height}x{width}: '
+                f'{type(error).__name__}: {error}'
+            ) from error
+        given = [tuple(stage.shape[-2:]) for stage in stages]
+        wanted = [(height // s, width // s) for s in self.strides]
+        if given != wanted:
+            raise ValueError(
+                f'backbone.model: {name!r} of timm gives features of {given} for a picture of {height}x{width}, which '
+                f'is not the {wanted} of its strides'
+            )
+        if self.norm and all(map(torch.equal, stages, self._run(picture, norm=False))):
+            raise ValueError(f'backbone.norm: timm has no final normalisation for the features of {name!r}')
+
+
+def joined(stages: Sequence[Tensor]) -> Tensor:
+    """Features ``(N, D_k, h_k, w_k)`` of several stages as one map at the finest of their sizes.
+
+    Each position of each stage is scaled to unit length first. One stage alone stays as it is.
+    """
+    if len(stages) == 1:
+        return stages[0]
+    size = max((tuple(s.shape[-2:]) for s in stages), key=lambda hw: hw[0] * hw[1])
+    units = [F.normalize(s, dim=1) for s in stages]
+    resized = [
+        u if tuple(u.shape[-2:]) == size else F.interpolate(u, size=size, mode='bilinear', align_corners=False)
+        for u in units
+    ]
+    return torch.cat(resized, dim=1)
+
+
+def _given(cls: type, options: Mapping[str, Any], name: str) -> Any:
+    return options.get(name, signature(cls).parameters[name].default)
+
+
+def _published(name: str) -> Any:
+    """timm's record of the published weights of a model; None where there is none, which the build explains."""
+    import timm
+
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:  # no such tag
+        return None
+
+
+def _skeleton(name: str, args: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model without memory, and the arguments that make it, those that admit any size of picture among them.
+
+    Raises:
+        ConfigError: timm has no such model, or cannot make it so.
+    """
+    import timm
+
+    if not timm.is_model(name.partition('.')[0]):
+        raise ConfigError(f'backbone.model: timm has no model {name!r}.{closest(name, timm.list_models())}')
+    clash = sorted(set(args) & set(_OURS))
+    if clash:
+        raise ConfigError(f'backbone.model_args: {", ".join(clash)} cannot be given here')
+    with torch.device('meta'):
+        try:
+            model = timm.create_model(name, **args)
+            known = signature(type(model).__init__).parameters
+            dynamic = {k: v for k, v in _DYNAMIC.items() if k in known and k not in args}
+            return (timm.create_model(name, **args, **dynamic) if dynamic else model), {**args, **dynamic}
+        except (TypeError, RuntimeError) as error:
+            raise ConfigError(f'backbone.model: timm cannot make {name!r} with {args}: {error}') from error
+
+
+def _chosen(stages: int | Sequence[int], count: int) -> list[int]:
+    asked = [stages] if isinstance(stages, int) else list(stages)
+    numbers = sorted({s % count for s in asked if -count <= s < count})
+    if not asked or len(numbers) != len(asked):
+        raise ValueError(
+            f'backbone.stages={stages}: the model has {count} of them, 0 to {count - 1} or -{count} to -1; name one or '
+            'several, each once'
+        )
+    return numbers
+
+
+def _load(name: str, options: dict[str, Any], pretrained: bool, checkpoint: str | None) -> nn.Module:
+    """The whole model; with weights, every one of them from where they are said to come from."""
+    import timm
+
+    if checkpoint is None:
+        published = _published(name)
+        if pretrained and not (published is not None and published.has_weights):
+            raise ValueError(
+                f'backbone.model: there are no weights of {name!r} on the hub; give backbone.checkpoint, or '
+                'backbone.pretrained=False for random ones'
+            )
+        return timm.create_model(name, pretrained=pretrained, **options)
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise ValueError(f'backbone.checkpoint: {checkpoint!r} is no file on this machine')
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(path)}, **options)
+    except Exception as error:
+        raise ValueError(
+            f'backbone.checkpoint: {path} does not fit {name!r} of timm: {type(error).__name__}: {error}'
+        ) from error
