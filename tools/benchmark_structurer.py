@@ -5,8 +5,8 @@
 
 The straightforward one is what one writes first: PIL resizes each frame, the backbone sees one frame at a time,
 scikit-learn finds the principal components, SciPy smooths, PIL resizes the map. Both use the same backbone, of
-DINOv2-small's size with random weights, and the same recipe with the signs as they come; how near the maps are is
-printed beside the times. They take turns, and the median of the repetitions counts.
+DINOv2-small's size with random weights, and the same recipe and signs; how near the maps are is printed beside the
+times. They take turns, and the median of the repetitions counts.
 """
 
 from __future__ import annotations
@@ -60,11 +60,17 @@ def plain_map(features: list[Any], grid: tuple[int, int, int], components: int =
     def stretched(x: Any) -> Any:
         return (x - x.min()) / (x.max() - x.min())
 
-    maps = []
+    maps, before = [], None
     for tokens in features:
         height, width, depth = tokens.shape
         pca = PCA(components)
         projected = pca.fit_transform(tokens.reshape(-1, depth))
+        axes = pca.components_
+        if before is None:  # a sign is arbitrary: the entry of largest magnitude is positive, later frames follow
+            signs = np.sign(np.take_along_axis(axes, abs(axes).argmax(1)[:, None], 1))[:, 0]
+        else:
+            signs = np.where((axes * before).sum(1) < 0, -1.0, 1.0)
+        projected, before = projected * signs, axes * signs[:, None]
         weights = pca.explained_variance_ratio_ / pca.explained_variance_ratio_.sum()
         total = sum(w * stretched(projected[:, k]) for k, w in enumerate(weights)).reshape(height, width)
         small = stretched(gaussian_filter(total, 1.0)).astype(np.float32)
@@ -134,11 +140,11 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Mean over latent frames of the absolute correlation; a sign that PCA leaves open does not count."""
+    """Mean over latent frames of the correlation over positions."""
     import torch
 
     pairs = zip(a.flatten(0, 2).flatten(1), b.flatten(0, 2).flatten(1), strict=True)
-    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1].abs() for pair in pairs]).mean().item()
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean().item()
 
 
 def scenes(samples: int, frames: int, height: int, width: int) -> Tensor:

@@ -103,7 +103,7 @@ def _show(
     clock, clips = PhaseClock(), 0
     with clock.phase('maps', len(samples)):
         for i, (_, pixels, _) in enumerate(samples):
-            x = torch.from_numpy(pixels)[None].float().to(device) / 255
+            x = torch.tensor(pixels)[None].float().to(device) / 255
             grid = _grid(pixels.shape[1:], args.stride)
             for name, structurer in structurers.items():
                 try:
