@@ -194,9 +194,9 @@ def _page(results: dict[str, dict[str, np.ndarray]], args: argparse.Namespace) -
     lines += [
         '',
         f'Of the PCA maps the best by correlation is *{best}*. The sign of a component is arbitrary: left as computed',
-        f'or turned over, the map finds an object in {found["as_computed"]} or {found["reversed"]} of the scenes, oriented',
-        f"away from the border in {found['center']}. That is why `orientation='center'` is the default. Values by scene",
-        'are in `results.csv`.',
+        f'or turned over, the map finds an object in {found["as_computed"]} or {found["reversed"]} of the scenes,',
+        f"oriented away from the border in {found['center']}. That is why `orientation='center'` is the default.",
+        'Values by scene are in `results.csv`.',
         '',
     ]
     return '\n'.join(lines)
