@@ -3,8 +3,18 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 
+from vipo.diffusion import DanceKernel
+from vipo.losses import PolicyLoss
 from vipo.registry import STRUCTURERS
-from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer, UniformAllocator
+from vipo.structurers import (
+    Allocator,
+    CLSAttentionAllocator,
+    FeatureNormAllocator,
+    MotionAllocator,
+    PCAAllocator,
+    PerceptualStructurer,
+    UniformAllocator,
+)
 from vipo.structurers.backbones import Backbone, Features
 from vipo.structurers.base import bind_reward, uses_reward
 
@@ -336,3 +346,53 @@ def test_signed_map_is_the_mean_one_map_less_one(pixels):
 def test_options_are_checked(options, match):
     with pytest.raises(ValueError, match=match):
         PerceptualStructurer(Patches(), PCAAllocator(), **options)
+
+
+class Shifted(Backbone):
+    """Mean colours of 8 x 8 patches and of their surroundings; what leaves the picture comes in on the other side."""
+
+    def __call__(self, pixels):
+        patches = F.avg_pool2d(pixels, 8)
+        return Features(torch.cat([patches, patches.roll(1, 2), patches.roll(1, 3)], dim=1))
+
+
+@pytest.mark.parametrize('shift', [(8, 0), (0, -16), (24, 32)])
+@pytest.mark.parametrize(
+    'allocator', [PCAAllocator(sigma=0.0, orientation='minority'), FeatureNormAllocator(sigma=0.0)], ids=['pca', 'norm']
+)
+def test_moving_the_picture_by_whole_patches_moves_the_map(pixels, allocator, shift):
+    clip = pixels(2, 1, 64, 64) ** 4
+    structurer = PerceptualStructurer(Shifted(), allocator)
+    moved = structurer(clip.roll(shift, (3, 4)), (1, 8, 8))
+    expected = structurer(clip, (1, 8, 8)).roll((shift[0] // 8, shift[1] // 8), (3, 4))
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'allocator',
+    [PCAAllocator(), PCAAllocator(combine='first'), CLSAttentionAllocator(), FeatureNormAllocator(), MotionAllocator()],
+    ids=lambda a: type(a).__name__,
+)
+def test_gradient_goes_where_the_map_is(pixels, normal, allocator):
+    """Through the whole loss: at ratio one the gradient of every velocity is the uniform one times the map."""
+
+    class WithAttention(Patches):
+        def __call__(self, pixels):
+            features = super().__call__(pixels)
+            return Features(features.map, features.map[:, 0].exp())
+
+    maps = PerceptualStructurer(WithAttention(), allocator)(pixels(3, 5, 32, 48), (2, 4, 6))
+    shape, kernel, advantage = (3, 4, 2, 4, 6), DanceKernel(0.4), torch.tensor([1.0, -0.5, 2.0])
+    x, v, noise = (normal(*shape, seed=seed) for seed in range(3))
+    old = kernel.step(x, v, 0.7, 0.5, noise=noise)
+
+    def gradient(allocation):
+        leaf = v.clone().requires_grad_()
+        new = kernel.step(x, leaf, 0.7, 0.5, x_next=old.x_next)
+        loss, _ = PolicyLoss()(new.log_prob, old.log_prob, advantage, allocation)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    assert maps.std() > 0.1
+    torch.testing.assert_close(gradient(maps), gradient(None) * maps, atol=1e-7, rtol=1e-4)
+    hole = maps * (torch.arange(6) < 3)
+    assert gradient(hole)[..., 3:].abs().max() == 0
