@@ -245,22 +245,43 @@ def test_raising_reward_stops_naming_sample_prompt_and_reward(cfg):
         run(config)
 
 
-def test_own_backbone_by_decorator_beside_the_config(tmp_path, capsys):
-    (tmp_path / 'my_backbone_for_test.py').write_text(
-        'import torch\n'
-        'from vipo.registry import BACKBONES\n'
-        'from vipo.structurers.backbones import Backbone, Features\n\n\n'
-        '@BACKBONES.register_module()\n'
-        'class ColorBackbone(Backbone):\n'
-        '    """Mean colour of 4 x 4 blocks."""\n\n'
-        '    def __call__(self, pixels):\n'
-        '        return Features(torch.nn.functional.avg_pool2d(pixels, 4))\n'
-    )
+OWN = {
+    'backbone': """import torch
+from vipo.registry import BACKBONES
+from vipo.structurers.backbones import Backbone, Features
+
+
+@BACKBONES.register_module()
+class ColorBackbone(Backbone):
+    \"\"\"Mean colour of 4 x 4 blocks.\"\"\"
+
+    def __call__(self, pixels):
+        return Features(torch.nn.functional.avg_pool2d(pixels, 4))
+""",
+    'allocator': """from vipo.registry import ALLOCATORS
+from vipo.structurers import Allocator
+
+
+@ALLOCATORS.register_module()
+class ContrastAllocator(Allocator):
+    \"\"\"How far the features of a patch are from the mean of its frame.\"\"\"
+
+    def __call__(self, features, cls_attention=None):
+        return (features - features.mean((3, 4), keepdim=True)).norm(dim=2)
+""",
+}
+
+
+@pytest.mark.parametrize('part', OWN)
+def test_own_part_by_decorator_beside_the_config(part, tmp_path, capsys):
+    """As the README shows it: a file, a decorator, two lines of config."""
+    (tmp_path / f'my_{part}_for_test.py').write_text(OWN[part])
+    name = OWN[part].partition('class ')[2].partition('(')[0]
     base = ROOT / 'configs' / 'vipo_tiny_sd3.py'
     (tmp_path / 'mine.py').write_text(
         f'_base_ = [{str(base)!r}]\n'
-        "custom_imports = dict(imports=['my_backbone_for_test'])\n"
-        "structurer = dict(backbone=dict(_delete_=True, type='ColorBackbone'))\n"
+        f"custom_imports = dict(imports=['my_{part}_for_test'])\n"
+        f"structurer = dict({part}=dict(_delete_=True, type='{name}'))\n"
     )
     small = [f'{k}={v}' for k, v in SMALL.items()]
     code = main([str(tmp_path / 'mine.py'), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *small])
