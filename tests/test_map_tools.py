@@ -1,7 +1,5 @@
 """The tools that draw, compare and time maps."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -120,17 +118,3 @@ def test_comparison_of_strategies(tmp_path):
     assert '| PCA, center |' in page
     assert (tmp_path / 'maps.png').exists()
     assert len((tmp_path / 'results.csv').read_text().splitlines()) == 1 + 20 * 24
-
-
-@pytest.mark.slow
-def test_timing_of_the_map_stage(tmp_path):
-    from tools.benchmark_structurer import main
-
-    out = tmp_path / 'figures.json'
-    small = '--frames 5 --height 48 --width 64 --repeats 1 --backbone vipo://tiny-dinov2'
-    main([*small.split(), '--out', str(out)])
-    figures = json.loads(out.read_text())
-    assert figures['correlation with the plain map'] > 0.99
-    assert figures['map alone, times faster'] == pytest.approx(
-        figures['plain, map alone, s'] / figures['ours, map alone, s']
-    )

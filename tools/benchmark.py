@@ -9,11 +9,18 @@ prints what share of an iteration is neither: noise, kernels, log-probs, maps' l
 ``signal`` computes the gradient of several independent iterations without stepping, and prints the mean cosine between
 them. Near 0 the gradients are noise and a learning rate that suits them is tiny; rollout settings can be compared this
 way in minutes, before any training.
+
+    python tools/benchmark.py generators    each family's rollout against its diffusers pipeline, and the update
+    python tools/benchmark.py rewards       a batch against single pictures, for every reward
+    python tools/benchmark.py structurer    the map stage against a plain implementation, frame by frame
+
+These have options of their own: add --help.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -27,6 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
+
+#: Measured by a module of tools/benchmarks each.
+SUITES = ('generators', 'rewards', 'structurer')
 
 
 class ModelTimer:
@@ -42,9 +52,14 @@ class ModelTimer:
         module.register_forward_hook(lambda *_: self._add(name))
 
     def watch_part(self, name: str, part: Any) -> None:
-        """Time the ``model`` of a component, where it has one of its own."""
-        if hasattr(part, 'model'):
-            self.watch(name, part.model)
+        """Time the model of a component, where it has one of its own."""
+        towers = getattr(part, 'towers', None)
+        if towers is not None:  # each of a CLIP's towers is called by itself
+            self.watch(name, towers.model.vision_model)
+            self.watch(name, towers.model.text_model)
+        for attribute in ('model', 'network', 'scorer'):
+            if hasattr(part, attribute):
+                self.watch(name, getattr(part, attribute))
 
     def watch_call(self, name: str, owner: Any, method: str) -> None:
         """Time every call of a method."""
@@ -161,16 +176,20 @@ def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> d
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     from mmengine.config import DictAction
 
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in SUITES:
+        importlib.import_module(f'tools.benchmarks.{argv[0]}').main(argv[1:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', choices=['loop', 'signal'])
     parser.add_argument('config')
     parser.add_argument('--iterations', type=int, default=3)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     sys.path.insert(0, str(Path(args.config).resolve().parent))
     if args.what == 'loop':
         result = benchmark_loop(args.config, args.iterations, args.cfg_options)

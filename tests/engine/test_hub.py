@@ -2,7 +2,6 @@
 
 import time
 
-import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
@@ -68,24 +67,3 @@ def test_gated_model_says_where_to_accept_its_licence(monkeypatch):
     assert 'accept its licence at https://huggingface.co/black-forest-labs/FLUX.1-dev' in said
     assert 'xswu/HPSv2, for reward.checkpoint: the hub cannot be reached (ConnectionError)' in said
     assert 'dinov2' not in said, 'that one can be fetched'
-
-
-@pytest.mark.parametrize(('size', 'is_there'), [(466_062, True), (30_000, False)], ids=['tokenizer', 'configs alone'])
-def test_cached_tokenizer_is_within_reach(monkeypatch, tmp_path, size, is_there):
-    """BERT's, for ImageReward, is smaller than any model."""
-    repo = tmp_path / 'models--bert-base-uncased'
-    for folder in ('blobs', 'refs', 'snapshots/abc'):
-        (repo / folder).mkdir(parents=True)
-    (repo / 'blobs' / 'b').write_bytes(bytes(size))
-    (repo / 'refs' / 'main').write_text('abc')
-    (repo / 'snapshots' / 'abc' / 'tokenizer.json').symlink_to(repo / 'blobs' / 'b')
-    scan = huggingface_hub.scan_cache_dir
-    monkeypatch.setattr(huggingface_hub, 'scan_cache_dir', lambda: scan(tmp_path))
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    cfg = {'reward': {'type': 'ImageReward', 'checkpoint': str(tmp_path)}}
-    assert list(hub.needed(cfg)) == [('reward.tokenizer', 'bert-base-uncased')]
-    if is_there:
-        hub.check_reach(cfg)
-    else:
-        with pytest.raises(hub.ConfigError, match=r'bert-base-uncased, for reward\.tokenizer: HF_HUB_OFFLINE'):
-            hub.check_reach(cfg)

@@ -68,18 +68,9 @@ def brightness(pixels, prompts, metadata):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('base', 'pretrained'),
-    [
-        ('wan21_14b', 'Wan-AI/Wan2.1-T2V-14B-Diffusers'),
-        ('wan22_a14b', 'Wan-AI/Wan2.2-T2V-A14B-Diffusers'),
-        ('wan22_5b', 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'),
-        ('hunyuan_video', 'hunyuanvideo-community/HunyuanVideo'),
-    ],
-)
-def test_own_config_of_a_video_model_is_rehearsed(base, pretrained, tmp_path, capsys):
+def test_own_config_of_a_video_model_is_rehearsed(tmp_path, capsys):
     """Of the parts that are shipped, with a reward of one's own."""
-    parts = ('runtime', 'policy_video', f'generators/{base}', 'structurers/dinov2_pca')
+    parts = ('runtime', 'policy_video', 'generators/hunyuan_video', 'structurers/dinov2_pca')
     config = tmp_path / 'mine.py'
     config.write_text(
         f"""_base_ = {[f'{ROOT}/configs/_base_/{part}.py' for part in parts]}
@@ -92,7 +83,7 @@ batch = dict(prompts_per_iteration=16, group_size=8, micro_batch_size=1)
     )
     assert main([str(config), '--rehearse', '--work-dir', str(tmp_path / 'out')]) == 0
     said = capsys.readouterr().out
-    assert f'parameters of {pretrained}, adapters on' in said
+    assert 'parameters of hunyuanvideo-community/HunyuanVideo, adapters on' in said
     assert ', 2, ' in said, 'two latent frames'
     assert json.loads((tmp_path / 'out' / 'run' / 'summary.json').read_text())['iterations'] == 2
     assert list((tmp_path / 'out' / 'export').rglob('pytorch_lora_weights.safetensors'))

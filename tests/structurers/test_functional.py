@@ -53,7 +53,7 @@ def test_largest_axis_entry_is_positive(normal):
 def test_constant_tokens_explain_nothing(shape):
     projected, _, ratio = principal_components(torch.full((2, *shape), 0.3), 3)
     assert not ratio.any()
-    assert not projected.any()
+    assert projected.abs().max() < 1e-7
 
 
 @pytest.mark.parametrize('count', [0, 5])

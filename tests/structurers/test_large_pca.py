@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from tools.benchmark_structurer import plain_map
+from tools.benchmarks.structurer import plain_map
 from vipo.structurers import PCAAllocator, PerceptualStructurer, functional
 from vipo.structurers.backbones import Backbone, Features
 from vipo.structurers.functional import principal_components
@@ -14,7 +14,7 @@ from vipo.structurers.functional import principal_components
 def exact_calls(monkeypatch):
     """How many items went through the exact decomposition, call by call."""
     calls, exact = [], functional._exact
-    monkeypatch.setattr(functional, '_exact', lambda x, count: calls.append(len(x)) or exact(x, count))
+    monkeypatch.setattr(functional, '_exact', lambda x, *rest: calls.append(len(x)) or exact(x, *rest))
     return calls
 
 

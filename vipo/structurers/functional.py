@@ -35,67 +35,94 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     n, d = tokens.shape[-2:]
     if not 1 <= count <= min(n, d):
         raise ConfigError(f'cannot take {count} principal components of {n} patches with {d} features')
-    flat = tokens.float().reshape(-1, n, d)
-    centred = flat - flat.mean(-2, keepdim=True)
-    centred -= centred.mean(-2, keepdim=True)  # what rounding of a large mean has left
+    x = tokens.float().reshape(-1, n, d).mT  # features before patches, as backbones give them
+    mean = x.mean(-1, keepdim=True)
     if min(n, d) <= max(_SMALL, 8 * (count + 5)):
-        axes, values = _exact(centred, count)
+        axes, values, projected = _exact(x, mean, count)
     else:
-        axes, values, sure = _krylov(centred, count)
+        axes, values, projected, sure = _krylov(x, mean, count)
         if not sure.all():
-            axes[~sure], values[~sure] = _exact(centred[~sure], count)
+            axes[~sure], values[~sure], projected[~sure] = _exact(x[~sure], mean[~sure], count)
     largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))
-    axes = axes * torch.where(largest < 0, -1.0, 1.0)
-    total = torch.linalg.vector_norm(centred, dim=(-2, -1), dtype=torch.float64).square()[:, None]
+    sign = torch.where(largest < 0, -1.0, 1.0)
+    axes, projected = axes * sign, (projected * sign).mT
+    total = _total_scatter(x, mean)
     ratio = torch.where(total > 0, values.clamp(min=0) / total, 0.0).float()
     lead = tokens.shape[:-2]
-    return (centred @ axes.mT).reshape(*lead, n, count), axes.reshape(*lead, count, d), ratio.reshape(*lead, count)
+    return projected.reshape(*lead, n, count), axes.reshape(*lead, count, d), ratio.reshape(*lead, count)
 
 
-def _exact(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Axes ``(M, K, D)`` and eigenvalues ``(M, K)`` of the scatter of ``(M, N, D)``, in float64 on the way."""
-    x = centred.double()
-    if x.shape[-1] <= x.shape[-2]:
-        values, vectors = torch.linalg.eigh(x.mT @ x)
+def _total_scatter(x: Tensor, mean: Tensor) -> Tensor:
+    """``sum |x - mean|^2`` of each ``(M, D, N)``, as ``(M, 1)`` float64."""
+    whole = torch.linalg.vector_norm(x, dim=(1, 2)).double().square()
+    total = whole - x.shape[-1] * mean.double().square().sum((1, 2))
+    lost = total < 1e-2 * whole  # the difference of two large numbers: these once more, the long way
+    if lost.any():
+        total[lost] = x[lost].var(-1, correction=0).double().sum(-1) * x.shape[-1]
+    return total.clamp(min=0)[:, None]
+
+
+def _exact(x: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Axes ``(M, K, D)``, eigenvalues ``(M, K)`` and projections ``(M, K, N)`` of ``(M, D, N)``, by way of float64."""
+    centred = x.double() - mean.double()
+    centred -= centred.mean(-1, keepdim=True)  # what rounding of a large mean has left
+    if x.shape[1] <= x.shape[2]:
+        values, vectors = torch.linalg.eigh(centred @ centred.mT)
         axes = vectors[..., -count:].flip(-1).mT
     else:
-        values, vectors = torch.linalg.eigh(x @ x.mT)
-        axes = F.normalize(vectors[..., -count:].flip(-1).mT @ x, dim=-1)
-    return axes.float(), values[..., -count:].flip(-1)
+        values, vectors = torch.linalg.eigh(centred.mT @ centred)
+        axes = F.normalize((centred @ vectors[..., -count:].flip(-1)).mT, dim=-1)
+    return axes.float(), values[..., -count:].flip(-1), (axes @ centred).float()
 
 
-def _krylov(centred: Tensor, count: int, steps: int = 3, tolerance: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
+def _krylov(
+    x: Tensor, mean: Tensor, count: int, steps: int = 5, tolerance: float = 1e-4
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The leading axes from a block Krylov space (Musco and Musco 2015, arXiv 1504.05477), and whether they are sure.
 
     An axis is off by at most its residual over the distance of its eigenvalue from the nearest other one (Davis and
-    Kahan). Where that is below ``tolerance`` for all axes the item is sure; a spectrum without gaps is not.
+    Kahan). Where that is below ``tolerance`` for all axes the item is sure; a spectrum without gaps is not. The space
+    grows until all items are sure or ``steps`` blocks are in it. Vectors are rows, which multiply faster.
 
     Args:
-        centred: ``(M, N, D)`` float32.
-        steps: products with the scatter that span the space.
+        x: ``(M, D, N)`` float32.
+        mean: over N, ``(M, D, 1)``.
 
     Returns:
-        Axes ``(M, K, D)``, eigenvalues ``(M, K)`` float64 and ``(M,)`` bool.
+        Axes ``(M, K, D)``, eigenvalues ``(M, K)`` float64, projections ``(M, K, N)`` and ``(M,)`` bool.
     """
-    block = count + 5
-    start = torch.randn(centred.shape[-1], block, generator=torch.Generator().manual_seed(0)).to(centred)
-    basis = torch.linalg.qr(centred.mT @ (centred @ start)).Q
-    last = basis
-    for _ in range(steps - 1):
-        last = centred.mT @ (centred @ last)
-        for _ in range(2):  # once leaves what rounding brings back
-            last = last - basis @ (basis.mT @ last)
-        last = torch.linalg.qr(last).Q
-        basis = torch.cat([basis, last], dim=-1)
-    seen = centred @ basis
-    values, vectors = torch.linalg.eigh((seen.mT @ seen).double())
-    values, vectors = values[:, -count - 1 :].flip(-1), vectors[..., -count - 1 :].flip(-1).to(centred)
-    axes = basis @ vectors
-    residual = (centred.mT @ (seen @ vectors) - axes * values[:, None].to(centred)).norm(dim=1).double()
-    gaps = values[:, :-1] - values[:, 1:]
-    nearest = torch.minimum(gaps, F.pad(gaps[:, :-1], (1, 0), value=torch.inf))
-    sure = (residual[:, :count] <= tolerance * nearest).all(-1)
-    return axes[..., :count].mT.contiguous(), values[:, :count].contiguous(), sure
+    start = torch.randn(max(16, count + 5), x.shape[-1], generator=torch.Generator().manual_seed(0)).to(x)
+    last = _orthonormal((start - start.mean(-1, keepdim=True)) @ x.mT)
+    basis, seen, images = last[:, :0], x[:, :0], last[:, :0]
+    for step in range(steps):
+        product = last @ x
+        product = product - product.mean(-1, keepdim=True)  # as if x were centred, which is never stored
+        image = product @ x.mT - product.sum(-1, keepdim=True) * mean.mT  # the scatter times each row
+        basis, images = torch.cat([basis, last], dim=1), torch.cat([images, image], dim=1)
+        seen = torch.cat([seen, product], dim=1)
+        small = (basis @ images.mT).double()
+        values, vectors = torch.linalg.eigh((small + small.mT) / 2)
+        values, rows = values[:, -count - 3 :].flip(-1), vectors[..., -count - 3 :].flip(-1).mT.to(x)
+        axes = rows @ basis
+        residual = rows @ images - axes * values[..., None].to(x)
+        gaps = values[:, :count] - values[:, 1 : count + 1]
+        nearest = torch.minimum(gaps, F.pad(gaps[:, :-1], (1, 0), value=torch.inf))
+        sure = (residual[:, :count].norm(dim=-1).double() <= tolerance * nearest).all(-1)
+        if sure.all() or step == steps - 1:
+            break
+        last = _orthonormal(_without(residual, basis))
+    return axes[:, :count].contiguous(), values[:, :count].contiguous(), (rows @ seen)[:, :count], sure
+
+
+def _without(rows: Tensor, basis: Tensor) -> Tensor:
+    """Rows less their part in the span of orthonormal rows; twice, as once leaves what rounding brings back."""
+    for _ in range(2):
+        rows = rows - (rows @ basis.mT) @ basis
+    return rows
+
+
+def _orthonormal(rows: Tensor) -> Tensor:
+    return torch.linalg.qr(rows.mT).Q.mT
 
 
 def minmax(x: Tensor, dims: tuple[int, ...]) -> Tensor:

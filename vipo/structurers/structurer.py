@@ -106,10 +106,10 @@ class PerceptualStructurer(Structurer):
         else:
             given = pixels.transpose(1, 2).flatten(0, 1).split(self.frames_per_batch)
         parts = [check_features(self.backbone(chunk), chunk, type(self.backbone).__name__) for chunk in given]
-        whole = torch.cat([p.map for p in parts])
-        attention = None if parts[0].cls_attention is None else torch.cat([p.cls_attention for p in parts])
+        whole = _joined([p.map for p in parts])
+        attention = None if parts[0].cls_attention is None else _joined([p.cls_attention for p in parts])
         for values in (whole, attention):
-            if values is not None and not values.isfinite().all():
+            if values is not None and not values.sum().isfinite():  # one pass, nothing is stored
                 raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
         if given[0].ndim == 5:
             return Features(whole, attention, parts[0].spans)
@@ -130,6 +130,10 @@ class PerceptualStructurer(Structurer):
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def check_features(features: Features, given: Tensor, name: str) -> Features:

@@ -50,8 +50,7 @@ class PCAAllocator(Allocator):
         tokens = features.flatten(3).mT
         projected, axes, ratio = principal_components(tokens, self.components)
         maps = projected.mT.unflatten(-1, (height, width)) * _follow(axes)[..., None, None]
-        norm = features.norm(dim=2)
-        evidence = ORIENTATIONS[self.orientation](maps, norm, cls_attention)
+        evidence = ORIENTATIONS[self.orientation](maps, features, cls_attention)
         maps = maps * torch.where(evidence < 0, -1.0, 1.0)[:, None, :, None, None]
         maps = minmax(maps, (-2, -1))
         if self.combine == 'variance':

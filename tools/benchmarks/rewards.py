@@ -1,7 +1,7 @@
 """Time a batch of pictures in one call against one call for each picture, for every reward on its tiny twin.
 
-    python tools/benchmark_rewards.py --pictures 32
-    python tools/benchmark_rewards.py --rewards pickscore imagereward --side 512
+    python tools/benchmark.py rewards --pictures 32
+    python tools/benchmark.py rewards --rewards pickscore imagereward --side 512
 
 The rewards are those of configs/_base_/rewards. On twins almost all of the time is what a call costs beside the model;
 that is what a batch saves. Batch and single calls take turns, and the median of the repetitions counts.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
 
     from vipo.rewards import Reward
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+ROOT = Path(__file__).resolve().parents[2]
 
 REWARDS = tuple(sorted(path.stem for path in (ROOT / 'configs' / '_base_' / 'rewards').glob('*.py')))
+
+#: Those that take clips; they get five frames.
+CLIPS = ('videoalign',)
 
 
 def build_twin(name: str, folder: Path) -> Reward:
@@ -70,8 +71,9 @@ def benchmark(reward: Reward, pixels: Tensor, prompts: list[str], repeats: int) 
     return {'batch, ms': batch, 'one by one, ms': single, 'ratio': batch / single}
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]) -> None:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog='benchmark.py rewards', description=__doc__, formatter_class=style)
     parser.add_argument('--rewards', nargs='+', choices=REWARDS, default=list(REWARDS))
     parser.add_argument('--pictures', type=int, default=32)
     parser.add_argument('--side', type=int, default=64, help='pixels of the square pictures')
@@ -85,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     from vipo.registry import ConfigError
 
     quiet_third_parties()
-    pixels = torch.rand(args.pictures, 3, 1, args.side, args.side, generator=torch.Generator().manual_seed(0))
+    shape = (args.pictures, 3, 5, args.side, args.side)
+    clips = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     prompts = [f'a sign that says "number {i}"' for i in range(args.pictures)]
     results = {}
     print(f'{args.pictures} pictures of {args.side} x {args.side}        batch  one by one  ratio')
@@ -96,13 +99,10 @@ def main(argv: list[str] | None = None) -> None:
             except ConfigError as error:
                 print(f'{name:32s} left out: {error}')
                 continue
+            pixels = clips if name in CLIPS else clips[:, :, :1]
             results[name] = benchmark(reward, pixels, prompts, args.repeats)
             batch, single, ratio = results[name].values()
             print(f'{name:32s} {batch:6.1f} ms {single:8.1f} ms {ratio:6.2f}', flush=True)
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + '\n')
         print(f'figures in {args.out}')
-
-
-if __name__ == '__main__':
-    main()

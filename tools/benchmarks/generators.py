@@ -1,8 +1,8 @@
 """Compare each family's rollout with a plain loop over its diffusers pipeline, in one run, and time the update.
 
-    python tools/benchmark_generators.py --families sd3 flux --samples 8 --steps 8
-    python tools/benchmark_generators.py --config configs/vipo_flux_hps_lora.py --samples 4
-    python tools/benchmark_generators.py --config configs/vipo_flux_hps_lora.py --samples 4 --init random
+    python tools/benchmark.py generators --families sd3 flux --samples 8 --steps 8
+    python tools/benchmark.py generators --config configs/vipo_flux_hps_lora.py --samples 4
+    python tools/benchmark.py generators --config configs/vipo_flux_hps_lora.py --samples 4 --init random
 
 Without a config the families run on their tiny twins, where everything that is not the model weighs most. Rollout and
 pipeline take turns, and the median of the repetitions counts. Both encode the prompts, sample and decode. With random
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,8 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vipo.generators import PipelineGenerator
-
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 _TEMPLATE = {'template': 'x {}', 'crop_start': 0}
 #: Twin -> generator class and its options.
@@ -154,10 +151,11 @@ def planned(config: dict[str, Any], samples: int) -> dict[str, float]:
     }
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     from mmengine.config import DictAction
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog='benchmark.py generators', description=__doc__, formatter_class=style)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES), help='twins')
     parser.add_argument('--config', help='the generator of a config, at its full size, in place of twins')
     parser.add_argument(
@@ -211,7 +209,3 @@ def main(argv: list[str] | None = None) -> None:
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + '\n')
         print(f'figures in {args.out}')
-
-
-if __name__ == '__main__':
-    main()

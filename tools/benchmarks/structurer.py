@@ -1,7 +1,7 @@
 """Compare the map stage with a straightforward implementation, frame by frame, in one run.
 
-    python tools/benchmark_structurer.py
-    python tools/benchmark_structurer.py --frames 1 --samples 12 --height 512 --width 512
+    python tools/benchmark.py structurer
+    python tools/benchmark.py structurer --frames 1 --samples 12 --height 512 --width 512
 
 The straightforward one is what one writes first: PIL resizes each frame, the backbone sees one frame at a time,
 scikit-learn finds the principal components, SciPy smooths, PIL resizes the map. Both use the same backbone, of
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vipo.structurers.backbones import DINOv2Backbone
-
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -168,8 +165,9 @@ def scenes(samples: int, frames: int, height: int, width: int) -> Tensor:
     return torch.stack(clips).clamp(0, 1)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]) -> None:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog='benchmark.py structurer', description=__doc__, formatter_class=style)
     parser.add_argument('--samples', type=int, default=1)
     parser.add_argument('--frames', type=int, default=53)
     parser.add_argument('--height', type=int, default=240)
@@ -207,7 +205,3 @@ def _random_small(folder: str) -> str:
     config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
     Dinov2Model(config).save_pretrained(folder)
     return folder
-
-
-if __name__ == '__main__':
-    main()

@@ -1,0 +1,70 @@
+"""The benchmarks run, and their figures hang together; what the figures are is the machine's affair."""
+
+import json
+
+import pytest
+
+from tools.benchmark import main
+from tools.benchmarks.generators import FAMILIES
+from tools.benchmarks.rewards import REWARDS
+from vipo.generators.twins import TWINS
+
+
+def test_every_twin_can_be_compared():
+    assert set(FAMILIES) == set(TWINS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAMILIES)
+def test_figures_of_a_family(name, tmp_path, capsys):
+    out = tmp_path / 'figures.json'
+    main(['generators', '--families', name, '--samples', '2', '--steps', '3', '--repeats', '1', '--out', str(out)])
+    figures = json.loads(out.read_text())[name]
+    assert all(value > 0 for key, value in figures.items() if key != 'outside the model')
+    assert 0 < figures['outside the model'] < 1
+    assert figures['rollout / pipeline'] == pytest.approx(
+        figures['rollout, samples/s'] / figures['pipeline, samples/s'], rel=1e-6
+    )
+    assert 'rollout / pipeline' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_reward_in_batches_and_alone(tmp_path, capsys):
+    out = tmp_path / 'figures.json'
+    main(['rewards', '--pictures', '2', '--repeats', '1', '--side', '32', '--out', str(out)])
+    figures, said = json.loads(out.read_text()), capsys.readouterr().out
+    left_out = {name for name in REWARDS if name not in figures}
+    assert left_out <= {'ocr'}
+    assert all(f"{name:32s} left out: config key '{name}': " in said and 'vipo[ocr]' in said for name in left_out)
+    for row in figures.values():
+        assert all(value > 0 for value in row.values())
+        assert row['ratio'] == pytest.approx(row['batch, ms'] / row['one by one, ms'])
+
+
+@pytest.mark.slow
+def test_map_stage(tmp_path):
+    out = tmp_path / 'figures.json'
+    small = '--frames 5 --height 48 --width 64 --repeats 1 --backbone vipo://tiny-dinov2'
+    main(['structurer', *small.split(), '--out', str(out)])
+    figures = json.loads(out.read_text())
+    assert figures['correlation with the plain map'] > 0.99
+    assert figures['map alone, times faster'] == pytest.approx(
+        figures['plain, map alone, s'] / figures['ours, map alone, s']
+    )
+
+
+@pytest.mark.slow
+def test_full_size_figures_with_random_weights(tmp_path):
+    """A config's generator without its weights: here over the architecture of a folder."""
+    from vipo.generators.twins import save_twin
+
+    config, out = tmp_path / 'mine.py', tmp_path / 'figures.json'
+    config.write_text(
+        f"generator = dict(type='FluxGenerator', pretrained={save_twin('flux', tmp_path / 'twin')!r}, resolution=64,\n"
+        '    max_sequence_length=16, lora=dict(rank=2), gradient_checkpointing=True)\n'
+    )
+    options = '--init random --samples 2 --steps 3 --repeats 1 --cfg-options generator.lora.rank=4'
+    main(['generators', '--config', str(config), '--out', str(out), *options.split()])
+    figures = json.loads(out.read_text())['mine']
+    assert figures['rollout, planned MiB'] == pytest.approx(figures['rollout, peak MiB'], rel=0.3)
+    assert figures['update, planned MiB'] > 0

@@ -1,0 +1,1 @@
+"""What tools/benchmark.py measures beside the loop, a file each."""
