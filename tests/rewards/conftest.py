@@ -51,20 +51,17 @@ def twin_options(twin_folder):
 
 
 def squares(pictures, side, offset):
-    """What CLIP sees: Pillow's own bicubic filter on each channel in float, each pass cut to [0, 1] as its passes over
-    8 bits are, then the central square and the published mean and deviation.
+    """What CLIP sees: Pillow's own resize of the picture as a file has it, in 8 bits, then the central square and the
+    published mean and deviation.
     """
 
-    def one(channel):
-        height, width = channel.shape
-        new = {True: (int(side * width / height), side), False: (side, int(side * height / width))}[height <= width]
-        image = Image.fromarray(channel.numpy())
-        assert image.mode == 'F'
-        for size in [(new[0], height), new]:
-            image = Image.fromarray(np.asarray(image.resize(size, Image.Resampling.BICUBIC)).clip(0, 1))
-        return torch.from_numpy(np.array(image))
+    def one(picture):
+        height, width = picture.shape[-2:]
+        size = {True: (int(side * width / height), side), False: (side, int(side * height / width))}[height <= width]
+        image = Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
+        return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
 
-    x = torch.stack([torch.stack([one(channel) for channel in picture]) for picture in pictures])
+    x = torch.stack([one(picture) for picture in pictures])
     if offset == 'round':
         x = TF.center_crop(x, [side, side])
     else:

@@ -47,9 +47,10 @@ def test_gradient_reaches_the_pixels(cls, build, pictures):
     before.sum().backward()
     assert x.grad.isfinite().all()
     assert x.grad[:, :, 20:-20].abs().amax((1, 2, 3)).min() > 0
-    step = 1e-2 * x.grad / x.grad.norm()
+    # A step of some levels of 8 bits: less would be rounded away here and there.
+    step = 0.5 * x.grad / x.grad.norm()
     gain = (reward.score_pictures(x + step, PROMPTS) - before).sum().item()
-    assert gain == pytest.approx(1e-2 * x.grad.norm().item(), rel=0.2)
+    assert gain == pytest.approx(0.5 * x.grad.norm().item(), rel=0.25)
 
 
 @each

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.functional import InterpolationMode, resize
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from vipo.rewards.qwen2_vl_frames import frame_indices, frame_size, patchify, quantize, resize_frames
+from vipo.rewards.qwen2_vl_frames import frame_indices, frame_size, patchify, resize_frames
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,14 @@ def test_resize_is_torchvisions_of_8_bit_frames(normal):
 
 def test_gradient_passes_the_levels(normal):
     x = normal(1, 3, 30, 40).sigmoid().requires_grad_()
-    assert torch.equal(quantize(x).detach() * 255, (x * 255).round())
     resize_frames(x, (28, 28)).sum().backward()
     # each new pixel is a weighted mean of the old ones
     assert x.grad.sum().item() == pytest.approx(3 * 28 * 28, rel=1e-4)
+
+
+def test_resize_of_pictures_is_pillows(normal):
+    pictures = (normal(2, 3, 60, 90).sigmoid() * 255).round()
+    ours = resize_frames(pictures / 255, (84, 56), pillow=True) * 255
+    images = [Image.fromarray(p.byte().permute(1, 2, 0).numpy()).resize((56, 84), Image.BICUBIC) for p in pictures]
+    theirs = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float()
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

@@ -22,8 +22,9 @@ def evidence(name, component, norm=None, attention=None):
     """Of the component and of its negative, in a clip of two equal frames."""
     pair = torch.stack([component, -component])[None, None].expand(1, 2, -1, -1, -1)
     norm = torch.ones(GRID) if norm is None else norm
-    guides = [None if g is None else g.expand(1, 2, *GRID) for g in (norm, attention)]
-    return ORIENTATIONS[name](pair, *guides)[0].tolist()
+    features = torch.stack([0.6 * norm, -0.8 * norm]).expand(1, 2, 2, *GRID)  # as long as the norm
+    attention = None if attention is None else attention.expand(1, 2, *GRID)
+    return ORIENTATIONS[name](pair, features, attention)[0].tolist()
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class ClipTowers:
 
         name = str(resolve(name))
         model = pretrained_strictly(CLIPModel, name)
-        resize = partial(resize_center_crop, clamp=True, offset=offset)
+        resize = partial(resize_center_crop, levels=True, offset=offset)
         return cls(model, _saved_tokenizer(name, model.config.text_config), dtype, resize)
 
     def to(self, device: torch.device | str) -> ClipTowers:

@@ -104,7 +104,7 @@ class ImageReward(PictureReward):
         return self
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        images = resize_center_crop(pixels.to(self.weight), self.side, clamp=True)
+        images = resize_center_crop(pixels.to(self.weight), self.side, levels=True)
         options = {'padding': 'max_length', 'truncation': True, 'max_length': _CONTEXT, 'return_tensors': 'pt'}
         texts = self.tokenizer(list(prompts), **options).to(self.weight.device)
         first = self.network(normalize(images, OPENAI_MEAN, OPENAI_STD), texts.input_ids, texts.attention_mask)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from vipo.rewards.pillow_resize import quantize, resize_as_pillow
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -20,15 +22,15 @@ def resize_center_crop(
     *,
     mode: str = 'bicubic',
     antialias: bool = True,
-    clamp: bool = False,
+    levels: bool = False,
     offset: str = 'round',
 ) -> Tensor:
     """Shorter edge to ``side``, then the central square: ``(N, 3, Y, X)`` -> ``(N, 3, side, side)``.
 
     Args:
-        clamp: as PIL resizes pictures of 8 bits, up to their rounding: one axis after the other, each result cut to
-            [0, 1]. False does both at once and cuts nothing, as torchvision's transforms on float tensors do; a
-            bicubic filter may then leave [0, 1] slightly.
+        levels: exactly as Pillow resizes pictures of 8 bits (bicubic), see :mod:`vipo.rewards.pillow_resize`; ``mode``
+            and ``antialias`` then have no say. False does both axes at once and rounds nothing, as torchvision's
+            transforms on float tensors do; a bicubic filter may then leave [0, 1] slightly.
         offset: where the square begins when the margin is odd: ``'round'`` is half to even (torchvision), ``'down'``
             is what the processors of transformers do.
     """
@@ -36,9 +38,12 @@ def resize_center_crop(
     if min(height, width) != side:
         # The longer side is truncated, in torchvision as in transformers.
         size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
-        for step in [(height, size[1]), size] if clamp else [size]:
-            pixels = F.interpolate(pixels, size=step, mode=mode, antialias=antialias, align_corners=False)
-            pixels = pixels.clamp(0, 1) if clamp else pixels
+        if levels:
+            pixels = resize_as_pillow(pixels, size)
+        else:
+            pixels = F.interpolate(pixels, size=size, mode=mode, antialias=antialias, align_corners=False)
+    elif levels:
+        pixels = quantize(pixels)
     begin = round if offset == 'round' else int
     top, left = (begin((length - side) / 2) for length in pixels.shape[-2:])
     return pixels[..., top : top + side, left : left + side]

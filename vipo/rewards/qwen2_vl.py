@@ -208,7 +208,8 @@ class Qwen2VLScorer(nn.Module):
         weight = self.text_model.norm.weight
         batch, count = pixels.shape[:2]
         size = frame_size(*pixels.shape[-2:], self.fewest, self.most)
-        frames = resize_frames(pixels.flatten(0, 1).to(weight.device, torch.float32), size)
+        flat = pixels.flatten(0, 1).to(weight.device, torch.float32)
+        frames = resize_frames(flat, size, pillow=kind == 'image')
         frames = normalize(frames, OPENAI_MEAN, OPENAI_STD).unflatten(0, (batch, count))
         patches, grid = patchify(frames)
         ids, mask = self.tokenize(texts, kind, int(grid[0].prod()) // MERGE**2)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vipo.rewards.pillow_resize import quantize, resize_as_pillow
+
 #: Pixels of a patch, patches of a merged token along each axis, frames of a patch.
 PATCH, MERGE, TUBE = 14, 2, 2
 #: Sides of a frame are multiples of this.
@@ -59,14 +61,14 @@ def frame_size(height: int, width: int, fewest: int, most: int) -> tuple[int, in
     return sides[0], sides[1]
 
 
-def quantize(pixels: Tensor) -> Tensor:
-    """To the nearest of 256 levels in [0, 1]; the gradient passes as if nothing were rounded."""
-    levels = (pixels.clamp(0, 1) * 255).round() / 255
-    return pixels + (levels - pixels).detach()
+def resize_frames(frames: Tensor, size: tuple[int, int], pillow: bool = False) -> Tensor:
+    """Bicubic with antialias, between 8-bit levels as the published pipelines work: ``(N, 3, Y, X)`` in [0, 1].
 
-
-def resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic with antialias, between 8-bit levels as the published pipeline works: ``(N, 3, Y, X)`` in [0, 1]."""
+    Args:
+        pillow: round after each axis, as the reader of pictures does; the reader of clips rounds once.
+    """
+    if pillow:
+        return resize_as_pillow(frames, size)
     frames = quantize(frames)
     if frames.shape[-2:] == size:
         return frames
