@@ -129,7 +129,8 @@ def find_samples(args: argparse.Namespace) -> list[Sample]:
         frames = evenly_spaced(total, args.frames or total)
         if total > 1 and len(frames) > 1:
             fps *= (len(frames) - 1) / (total - 1)
-        samples.append(Sample(path, {**record, 'fps': args.fps or fps}, (len(frames), *size), frames))
+        rate = args.fps or float(record.get('fps') or fps)
+        samples.append(Sample(path, {**record, 'fps': rate}, (len(frames), *size), frames))
     return samples
 
 

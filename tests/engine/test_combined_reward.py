@@ -1,10 +1,18 @@
 """A reward of several parts in the loop: what is logged, and whose advantages are summed."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from tests.engine.conftest import history, run
+from vipo.engine.components import build_components
 from vipo.engine.loop import PolicyLoop
+from vipo.engine.scoring import RunStopped, score
+from vipo.registry import ConfigError
+from vipo.rewards import FunctionReward, RewardOutput
 
 PARTS = {
     'hps': {'reward': {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps'}, 'weight': 2.0},
@@ -43,3 +51,47 @@ def test_advantages_of_parts(cfg, monkeypatch, combine):
     (record,) = history(runner)
     assert record['reward/red'] == pytest.approx(parts['red'].mean(), rel=1e-3)
     assert record['reward/hps'] == pytest.approx(parts['hps'].mean(), rel=1e-3)
+
+
+def test_ranks_with_other_parts_stop(monkeypatch):
+    from vipo.engine import parallel
+
+    assert parallel.check_same_names(['b', 'a'], 'the parts') == ['a', 'b']
+    monkeypatch.setattr(parallel, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, ['a', 'b']])
+    assert parallel.check_same_names(['b', 'a'], 'the parts') == ['a', 'b']
+    with pytest.raises(RunStopped, match=r"the parts on rank 1 are \['a', 'b'\], and on rank 0 \['a'\]"):
+        parallel.check_same_names(['a'], 'the parts')
+
+
+@pytest.mark.parametrize('fault', ['valid', 'part'])
+def test_parts_of_another_length_are_refused(fault):
+    def odd(pixels, prompts, metadata):
+        output = RewardOutput(torch.zeros(2), parts={'part': torch.zeros(3 if fault == 'part' else 2)})
+        if fault == 'valid':
+            output.valid = torch.ones(2, 1, dtype=torch.bool)
+        return output
+
+    with pytest.raises(RunStopped, match=f'{fault} of 2 samples has shape'):
+        score(FunctionReward(odd), 'reward', torch.zeros(2, 3, 1, 4, 4), ['a', 'b'])
+
+
+def test_name_of_the_trained_reward_is_taken(cfg):
+    config = cfg(eval_rewards={'_delete_': True, 'reward': {'type': 'RednessReward'}})
+    with pytest.raises(ConfigError, match="the name 'reward' is that of the trained reward"):
+        build_components(config)
+
+
+def test_parts_of_invalid_samples_do_not_enter_the_evaluation(cfg, capfd):
+    """Some of the held-out prompts have no score: they are counted, and what stands in their parts is not averaged."""
+    reward = {'_delete_': True, 'type': 'FunctionReward', 'function': f'{__name__}.half'}
+    runner = run(cfg(train_cfg__max_iters=1, reward=reward, train_cfg__max_invalid_fraction=1.0))
+    summary = json.loads((Path(runner.work_dir) / 'summary.json').read_text())
+    assert summary['parts_before']['reward/odd'] == summary['parts_after']['reward/odd'] == 1.0
+    assert 'without a score' in capfd.readouterr().out
+
+
+def half(pixels, prompts, metadata):
+    scores = pixels.mean((1, 2, 3, 4))
+    valid = torch.tensor(['circle' not in p for p in prompts])
+    return RewardOutput(scores, parts={'odd': torch.where(valid, 1.0, 100.0)}, valid=valid)

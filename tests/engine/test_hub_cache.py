@@ -135,7 +135,7 @@ def test_single_file_of_a_repository(cache, tmp_path, version, there, missing):
     (tmp_path / 'files').mkdir()
     (tmp_path / 'files' / there).write_bytes(bytes(2**21))
     cache('xswu/HPSv2', tmp_path / 'files')
-    ((_, model, files),) = hub.needed({'reward': {'type': 'HPSReward', 'version': version}})
+    ((_, model, files, _),) = hub.needed({'reward': {'type': 'HPSReward', 'version': version}})
     assert lacking(model, 'reward.checkpoint', files) == missing
     assert HPSReward.hub_files({'version': 'v9'}) == {}, 'the build explains that one'
 
@@ -167,3 +167,17 @@ def test_repository_whose_files_nobody_names(cache, tmp_path):
     assert lacking('somebody/reward', 'reward.checkpoint') == []
     abort(snapshot / 'more.pth')
     assert lacking('somebody/reward', 'reward.checkpoint') == ['its files']
+
+
+def test_files_of_a_certain_commit(cache, tmp_path):
+    """VideoAlign is taken from one commit: another one in the cache is not enough, and no branch has to be known."""
+    (needed,) = hub.needed({'reward': {'type': 'VideoAlignReward'}})
+    assert needed.revision is not None
+    repo = tmp_path / 'hub' / 'models--KlingTeam--VideoReward'
+    for commit, expected in (('0' * 40, needed.files), (needed.revision, [])):
+        for name in needed.files:
+            path = repo / 'snapshots' / commit / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text('x')
+        found = lacking(needed.model, needed.key, needed.files, needed.revision)
+        assert found == expected

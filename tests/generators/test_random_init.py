@@ -59,10 +59,10 @@ def test_encodings_by_the_pipelines_own_names(name, twin_folder):
 
 def test_nothing_has_to_be_fetched_for_a_known_architecture():
     generator = {'type': 'FluxGenerator', 'pretrained': 'black-forest-labs/FLUX.1-dev'}
-    assert [model for _, model, _ in needed({'generator': generator})] == ['black-forest-labs/FLUX.1-dev']
+    assert [model for _, model, *_ in needed({'generator': generator})] == ['black-forest-labs/FLUX.1-dev']
     assert list(needed({'generator': {**generator, 'init': 'random'}})) == []
     unknown = {**generator, 'init': 'random', 'pretrained': 'somebody/flux-of-their-own'}
-    assert [model for _, model, _ in needed({'generator': unknown})] == ['somebody/flux-of-their-own']
+    assert [model for _, model, *_ in needed({'generator': unknown})] == ['somebody/flux-of-their-own']
 
 
 def test_unknown_init(twin_folder):

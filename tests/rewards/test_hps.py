@@ -144,6 +144,14 @@ def test_pt_file_gives_the_same_scores(copy, reward, pictures, wrap):
         (lambda s: s.pop('visual.ln_post.bias'), r'missing vision_model\.post_layernorm\.bias'),
         (lambda s: s.pop('transformer.resblocks.1.attn.in_proj_weight'), r'missing .*1\.self_attn\.q_proj'),
         (lambda s: s.update({'visual.extra': torch.zeros(2)}), r'visual\.extra'),
+        (
+            lambda s: s.update({'transformer.resblocks.0.layer_norm1.weight': torch.zeros(2)}),
+            'two tensors of the checkpoint would both become',
+        ),
+        (
+            lambda s: s.update({'transformer.resblocks.1.attn.in_proj_bias': torch.zeros(7)}),
+            r'in_proj_bias.* of shape \(7,\) is no fused projection',
+        ),
         (lambda s: s.update({'visual.ln_post.scale': torch.zeros(2)}), r'unexpected .*post_layernorm\.scale'),
         (
             lambda s: s.update({'ln_final.weight': torch.zeros(7)}),
@@ -151,7 +159,16 @@ def test_pt_file_gives_the_same_scores(copy, reward, pictures, wrap):
         ),
         (lambda s: s.update({'positional_embedding': torch.zeros(CONTEXT + 1, 8)}), r'position_embedding.*instead of'),
     ],
-    ids=['missing', 'missing fused', 'extra', 'extra in a known layer', 'wrong shape', 'wrong context'],
+    ids=[
+        'missing',
+        'missing fused',
+        'extra',
+        'second name',
+        'odd fused',
+        'extra in a known layer',
+        'wrong shape',
+        'wrong context',
+    ],
 )
 def test_keys_that_do_not_fit_are_refused(copy, spoil, match):
     folder, state = copy
@@ -205,3 +222,23 @@ def test_places_that_hold_no_checkpoint(copy, tmp_path):
 def test_batch_is_checked(reward, pictures):
     with pytest.raises(ValueError, match='4 samples but 1 prompts'):
         reward(pictures()[:, :, None], PROMPTS[:1])
+
+
+def test_published_file_goes_with_open_clips_own_tokenizer(tmp_path, pictures):
+    """As HPS_v2.1_compressed.pt comes: under state_dict, with no tokenizer beside it; here with a small CLIP."""
+    sizes = {
+        'embed_dim': 16,
+        'vision_cfg': {'image_size': 28, 'layers': 1, 'width': 32, 'head_width': 16, 'patch_size': 14},
+        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**sizes).eval()
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'HPS_v2.1_compressed.pt')
+    (tmp_path / 'open_clip_config.json').write_text(json.dumps({'model_cfg': sizes}))
+    prompts = ['a cat', '', 'many words ' * 100, 'Ein Zug, 3 Uhr']
+    x = pictures(28, 28)
+    ours = HPSReward(checkpoint=str(tmp_path))(x[:, :, None], prompts).scores
+    seen = Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)(x)
+    with torch.no_grad():
+        image, text = model.encode_image(seen), model.encode_text(open_clip.get_tokenizer('ViT-H-14')(prompts))
+    torch.testing.assert_close(ours, torch.cosine_similarity(image, text), atol=1e-5, rtol=0)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,9 +37,10 @@ def make(folder):
 
 @pytest.fixture
 def pictures(normal):
-    """Smooth pictures of 90 x 130 in 8-bit levels."""
-    rough = torch.nn.functional.interpolate(normal(3, 3, 9, 13), (90, 130), mode='bicubic')
-    return (rough.sigmoid() * 255).round() / 255
+    """Pictures of 90 x 130 in 8-bit levels: noise, black and white bars, and a smooth one."""
+    smooth = torch.nn.functional.interpolate(normal(1, 3, 9, 13), (90, 130), mode='bicubic').sigmoid()
+    bars = (torch.arange(130) // 4 % 2).float().expand(1, 3, 90, 130)
+    return (torch.cat([normal(1, 3, 90, 130, seed=1).sigmoid(), bars, smooth]) * 255).round() / 255
 
 
 @torch.no_grad()
@@ -56,6 +59,8 @@ def their_outputs(folder, picture, prompt, positions):
         for k, v in state.items()
     }
     model.load_state_dict(renamed, strict=True)
+    # The published code casts all of it, the frequencies of the positions too; the rest is bfloat16 in the file.
+    model = model.to(torch.bfloat16).float()
     image = Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
     # 90 x 130 is enlarged to at least 200704 pixels: sides times 4.14, up to a multiple of 28
     image = image.resize((560, 392), Image.Resampling.BICUBIC)
@@ -83,9 +88,8 @@ def test_score_is_the_published_computation(folder, make, pictures, positions):
     reward = make(positions=positions)
     ours = reward.mean_and_spread(pictures, PROMPTS)
     theirs = torch.stack([their_outputs(folder, x, p, positions) for x, p in zip(pictures, PROMPTS, strict=True)])
-    # PIL computes the resize in 8-bit fixed point, so some pixels are one level off
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
-    assert theirs.std(0).min() > 0.01
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert theirs.std(0).min() > 5e-3
     torch.testing.assert_close(reward(pictures[:, :, None], PROMPTS).scores, ours[:, 0])
 
 
@@ -138,3 +142,26 @@ def test_damaged_file_and_missing_template(folder, make):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match='truncated'):
         make()
+
+
+def test_precision_of_the_weights_changes_little(make, pictures):
+    exact, rounded = (make(dtype=d).mean_and_spread(pictures, PROMPTS) for d in ('float32', 'bfloat16'))
+    assert (exact - rounded).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_pickle_with_code_is_not_run(folder, make, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.mkdir, (tmp_path / 'boom',)
+
+    torch.save({'x': Bomb()}, tmp_path / 'HPSv3.pt')
+    with pytest.raises(ValueError, match='more than tensors'):
+        make(checkpoint=str(tmp_path / 'HPSv3.pt'))
+    assert not (tmp_path / 'boom').exists()
+
+
+def test_tokenizer_that_is_not_there(make, tmp_path, folder):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty' / 'config.json').write_text((folder / 'config.json').read_text())
+    with pytest.raises(ValueError, match='tokens and its model has'):
+        make(tokenizer=str(tmp_path / 'empty'))

@@ -14,6 +14,7 @@ from vipo.rewards.qwen2_vl import SIZES, EqualFrameAttention, fold_lora
 from vipo.rewards.qwen2_vl_twin import save_videoalign_twin
 from vipo.rewards.videoalign import DIMENSIONS
 
+PARTS = ('base_layer', 'lora_A.default', 'lora_B.default')
 UP = 'base_model.model.model.layers.0.mlp.up_proj.'
 PROMPTS = ['a cat jumps over a wall', 'waves', 'Ein Zug fährt durch den Schnee']
 
@@ -78,7 +79,9 @@ def their_raw_scores(folder, clip, prompt, positions):
     del state['base_model.model.lm_head.weight']
     renamed = {k.replace('base_model.model.model.', 'base_model.model.language_model.'): v for k, v in state.items()}
     model.load_state_dict(renamed, strict=True)
-    model = model.base_model.model
+    # The published code casts all of it, the frequencies of the positions too; the rest is bfloat16 in the file.
+    model = model.base_model.model.to(torch.bfloat16).float()
+    head = head.float()
 
     index = [0, 3, 5, 8]  # four frames, evenly, halves to even: 0, 2.67, 5.33, 8
     frames = (clip[:, index].transpose(0, 1) * 255).byte()
@@ -339,3 +342,55 @@ class TestTemplate:
 
 def test_differentiable_scores_are_the_scores(reward, clips):
     torch.testing.assert_close(reward.differentiable_scores(clips, PROMPTS), reward(clips, PROMPTS).scores)
+
+
+def test_precision_of_the_weights_changes_little(make, clips):
+    """In bfloat16, the default, scores are those in float32 but for rounding."""
+    exact, rounded = make(), make(dtype='bfloat16')
+    assert (
+        exact.scorer.text_model.rotary_emb.inv_freq.tolist() == rounded.scorer.text_model.rotary_emb.inv_freq.tolist()
+    )
+    a, b = (torch.stack(list(r(clips, PROMPTS).parts.values())) for r in (exact, rounded))
+    assert (a - b).abs().max() < 0.05 * a.abs().max()
+    assert rounded.scorer.head.weight.dtype == torch.float32
+
+
+def test_adapters_are_folded_before_anything_is_rounded(folder):
+    """The file is bfloat16; in float32 the folded weight keeps what bfloat16 would drop."""
+    state = torch.load(folder / 'checkpoint-1/model.pth')
+    assert all(v.dtype == torch.bfloat16 for v in state.values())
+    name = UP.removesuffix('.')
+    base, down, up = (state[f'{name}.{part}.weight'].float() for part in PARTS)
+    reward = VideoAlignReward(
+        checkpoint=str(folder), template=str(folder / 'template.txt'), template_sha256=None, dtype='float32'
+    )
+    ours = reward.scorer.text_model.layers[0].mlp.up_proj.weight
+    torch.testing.assert_close(ours, base + 2 * up @ down)
+    assert (ours.bfloat16().float() - ours).abs().max() > 1e-4
+
+
+def test_work_does_not_grow_with_the_frames(reward, normal):
+    """No loop over frames: as many operations for 53 frames as for 9."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for frames in (9, 53):
+        with torch.no_grad(), Count() as count:
+            reward.score_clips(normal(1, 3, frames, 28, 28).sigmoid(), ['x'])
+        counts.append(count.calls)
+    assert counts[0] == counts[1]
+
+
+def test_two_names_for_one_weight_are_refused(copy, make):
+    spoil(copy, lambda s: s.update({UP + 'weight': s[UP + 'base_layer.weight']}))
+    with pytest.raises(ValueError, match='two tensors of the checkpoint would both become'):
+        make(copy)

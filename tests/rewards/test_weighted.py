@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vipo.engine.scoring import RewardFailure, score
 from vipo.registry import REWARDS, ConfigError
 from vipo.rewards import FunctionReward, HPSReward, Reward, RewardOutput, WeightedReward
 
@@ -71,7 +72,7 @@ def test_failure_names_the_part():
 @pytest.mark.parametrize(
     ('parts', 'match'),
     [
-        ({}, r'reward\.parts is empty'),
+        ({}, r"config key 'reward': parts is empty"),
         ({'a': {'reward': fixed(1.0), 'weight': 0.0}}, 'every weight is 0'),
         ({'a': {'reward': fixed(1.0), 'std': 0.0}}, r'parts\.a\.std must be positive'),
         ({'a': {'reward': fixed(1.0), 'wieght': 2.0}}, r"parts\.a.*'wieght'.*Did you mean 'weight'"),
@@ -103,3 +104,37 @@ def test_gradient_is_the_weighted_sum_of_gradients():
     ours, x.grad = x.grad, None
     hps.differentiable_scores(x, ['a ring', 'a square']).sum().backward()
     torch.testing.assert_close(ours, 6 * x.grad)
+
+
+def test_part_that_is_only_watched_decides_nothing():
+    watched = {'reward': fixed(float('nan'), 1.0, 2.0), 'weight': 0.0}
+    out = WeightedReward({'a': {'reward': fixed(1.0, 2.0, 3.0)}, 'watched': watched})(PIXELS, PROMPTS)
+    assert out.valid.all()
+    assert out.scores.tolist() == [1, 2, 3]
+    assert out.parts['watched'][1:].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize('sample', [None, 2])
+def test_what_an_error_says_of_the_sample_at_fault_is_kept(sample):
+    """A server that is down is no sample's fault: nobody has to be tried one by one."""
+    error, calls = ConnectionError('no route'), []
+    error.sample = sample
+
+    def down(pixels, prompts, metadata):
+        calls.append(len(prompts))
+        raise error
+
+    reward = WeightedReward({'far': {'reward': FunctionReward(down)}})
+    with pytest.raises(RuntimeError, match=r"part 'far' .*no route") as raised:
+        reward(PIXELS, PROMPTS)
+    assert raised.value.sample == sample
+    if sample is None:
+        with pytest.raises(RewardFailure, match='by no fault of theirs'):
+            score(reward, 'reward', PIXELS, PROMPTS)
+        assert calls == [3, 3]
+
+
+def test_mistakes_inside_eval_rewards_name_their_own_key():
+    config = {'type': 'WeightedReward', 'parts': {'a': {'reward': {'type': 'FunctionReward', 'function': 'no.such'}}}}
+    with pytest.raises(ConfigError, match=r'eval_rewards\.mine\.parts\.a\.reward\.function'):
+        REWARDS.build(config, at='eval_rewards.mine')

@@ -19,6 +19,7 @@ from vipo.diffusion.steps import StepSelector
 from vipo.engine.batch import BatchPlan
 from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
+from vipo.engine.rewards import check_eval_names
 from vipo.generators.base import Generator
 from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
 from vipo.registry.build import check_options, closest
@@ -196,6 +197,7 @@ def build_components(cfg: Config) -> Components:
         )
     if structurer is not None:
         bind_reward(structurer, reward)
+    check_eval_names(cfg.get('eval_rewards') or {})
     extra = {
         name: as_reward(REWARDS.build(c, at=f'eval_rewards.{name}'))
         for name, c in (cfg.get('eval_rewards') or {}).items()

@@ -119,7 +119,8 @@ def evaluate(
             for name, reward in rewards.items():
                 output = score(reward, name, pixels, prompts, [records[i] for i in index])
                 scores[name] = output.scores.masked_fill(~output.valid, float('nan')).cpu()
-                scores |= {f'{name}/{part}': value.cpu() for part, value in output.parts.items()}
+                for part, value in output.parts.items():
+                    scores[f'{name}/{part}'] = value.float().masked_fill(~output.valid, float('nan')).cpu()
             quantised = (pixels * 255).round().byte().cpu().numpy()
             rows += [
                 {'pixels': quantised[j], 'scores': {k: v[j].item() for k, v in scores.items()}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vipo.assets import resolve
 from vipo.engine.hub_cache import lacking
@@ -13,22 +13,39 @@ from vipo.registry import ConfigError
 from vipo.registry.lookup import component_class, components_of
 
 
-def needed(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str] | None]]:
-    """Config key, hub id and files of every model that the components of a config would load from the hub.
+class Needed(NamedTuple):
+    """A model that a config would load from the hub.
+
+    Attributes:
+        key: config key that names it.
+        model: hub id.
+        files: names of the files that are loaded, where the component says so.
+        revision: commit from which they are taken, where the component says so.
+    """
+
+    key: str
+    model: str
+    files: list[str] | None = None
+    revision: str | None = None
+
+
+def needed(cfg: Mapping[str, Any]) -> Iterator[Needed]:
+    """Every model that the components of a config would load from the hub.
 
     A component class says so with a class method ``hub_models(options) -> {option: hub id}``; places on this machine
-    are left out. One that loads single files names them with ``hub_files(options) -> {option: [name]}``; the files are
-    None where it does not.
+    are left out. One that loads single files names them with ``hub_files(options) -> {option: [name]}``, and one that
+    takes them from a certain commit with ``hub_revisions(options) -> {option: commit}``.
     """
     for key, section in components_of(cfg):
         cls = component_class(section['type'])
         if hasattr(cls, 'hub_models'):
             options = {k: v for k, v in section.items() if k != 'type'}
             files = cls.hub_files(options) if hasattr(cls, 'hub_files') else {}
+            revisions = cls.hub_revisions(options) if hasattr(cls, 'hub_revisions') else {}
             made_up = section.get('init') == 'random'
             for option, model in cls.hub_models(options).items():
                 if not _is_here(model) and not (made_up and model in ARCHITECTURES):
-                    yield f'{key}.{option}', model, files.get(option)
+                    yield Needed(f'{key}.{option}', model, files.get(option), revisions.get(option))
 
 
 def check_reach(cfg: Mapping[str, Any]) -> None:
@@ -37,7 +54,7 @@ def check_reach(cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: with every such model, why, and the ways out.
     """
-    wanted = [(key, model, _trouble(model, lacking(model, key, files))) for key, model, files in needed(cfg)]
+    wanted = [(n.key, n.model, _trouble(n.model, lacking(n.model, n.key, n.files, n.revision))) for n in needed(cfg)]
     absent = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
     if not absent:
         return

@@ -24,7 +24,9 @@ _WEIGHTS = (
 _SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth')
 
 
-def lacking(model: str, option: str = 'pretrained', files: Iterable[str] | None = None) -> list[str]:
+def lacking(
+    model: str, option: str = 'pretrained', files: Iterable[str] | None = None, revision: str | None = None
+) -> list[str]:
     """What has to be fetched before a model can be loaded; empty where the cache is enough.
 
     Looked at are the files that will be loaded: those that are named, else every component of a diffusers pipeline, the
@@ -35,9 +37,10 @@ def lacking(model: str, option: str = 'pretrained', files: Iterable[str] | None 
         model: a hub id.
         option: the option of a config that names it; one that ends in ``tokenizer`` loads nothing else.
         files: names of the files that are loaded, where the component says so.
+        revision: commit from which those files are taken; None is the newest one.
     """
     if files is not None:
-        return [name for name in files if _cached(model, name) is None]
+        return [name for name in files if _cached(model, name, revision) is None]
     if option.endswith('tokenizer'):
         return _lacking_tokenizer(model, '')
     index = _cached(model, 'model_index.json')
@@ -48,10 +51,12 @@ def lacking(model: str, option: str = 'pretrained', files: Iterable[str] | None 
     return [] if _holds_weights(model) else ['its files']
 
 
-def _cached(model: str, name: str) -> Path | None:
+def _cached(model: str, name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, name)  # neither a known absence nor a link without its blob is a file
+    found = try_to_load_from_cache(
+        model, name, revision=revision
+    )  # neither a known absence nor a link without its blob is a file
     return Path(found) if isinstance(found, str) else None
 
 

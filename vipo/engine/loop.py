@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
-from vipo.engine.parallel import check_equal_weights, gather, over_ranks
+from vipo.engine.parallel import check_equal_weights, check_same_names, gather, over_ranks
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
 from vipo.generators.base import Conditioning
@@ -233,11 +233,12 @@ class PolicyLoop(IterBasedTrainLoop):
         output = samples.reward
         valid = gather(output.valid.cpu())
         kept = gather(output.scores.cpu())[valid]
+        names = check_same_names(output.parts, 'the parts of the reward')
         logs = {
             'reward': kept.mean(),
             'reward_std': kept.std(correction=0),
             'reward_invalid': (~valid).float().mean(),
-            **{f'reward/{k}': gather(v.float().cpu())[valid].mean() for k, v in output.parts.items()},
+            **{f'reward/{name}': gather(output.parts[name].float().cpu())[valid].mean() for name in names},
         }
         if samples.allocation is not None:
             flat = samples.allocation.flatten(1)

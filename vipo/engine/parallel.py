@@ -16,6 +16,21 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x)) if get_world_size() > 1 else x
 
 
+def check_same_names(names: Iterable[str], what: str) -> list[str]:
+    """The names in one order for all ranks.
+
+    Raises:
+        RunStopped: ranks have other ones; a collective operation on them would mix values or hang.
+    """
+    mine = sorted(names)
+    if get_world_size() > 1:
+        everyone = all_gather_object(mine)
+        for rank, theirs in enumerate(everyone):
+            if theirs != everyone[0]:
+                raise RunStopped(f'{what} on rank {rank} are {theirs}, and on rank 0 {everyone[0]}')
+    return mine
+
+
 def over_ranks(logs: dict[str, float]) -> dict[str, float]:
     """Values to log, the same on every rank: the largest of a deviation, the mean of everything else."""
     if get_world_size() == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def build_rewards(cfg: Config, evaluation: bool = False) -> dict[str, Reward]:
     Raises:
         ConfigError: a model cannot be had, or a section is wrong.
     """
+    check_eval_names(cfg.get('eval_rewards') or {})
     sections = {'reward': cfg.reward}
     if evaluation:
         sections |= {f'eval_rewards.{name}': section for name, section in (cfg.get('eval_rewards') or {}).items()}
@@ -57,6 +59,16 @@ def build_rewards(cfg: Config, evaluation: bool = False) -> dict[str, Reward]:
         key.removeprefix('eval_rewards.'): as_reward(REWARDS.build(section, at=key))
         for key, section in sections.items()
     }
+
+
+def check_eval_names(names: Iterable[str]) -> None:
+    """Refuse a name under which the trained reward is logged.
+
+    Raises:
+        ConfigError: one is ``'reward'``.
+    """
+    if 'reward' in names:
+        raise ConfigError("eval_rewards: the name 'reward' is that of the trained reward; take another one")
 
 
 def pick_device(wanted: str | None) -> torch.device:

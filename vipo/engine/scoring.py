@@ -47,6 +47,12 @@ def score(
         raise RewardFailure(
             f'{name} ({type(reward).__name__}) failed on {which}: {type(cause).__name__}: {cause}', index
         ) from error
+    if isinstance(output, RewardOutput):
+        for part, value in {'valid': output.valid, **output.parts}.items():
+            if value.shape != (len(prompts),):
+                raise RunStopped(
+                    f'{name} ({type(reward).__name__}): {part} of {len(prompts)} samples has shape {tuple(value.shape)}'
+                )
     if not isinstance(output, RewardOutput) or output.scores.shape != (len(prompts),):
         shape = tuple(output.scores.shape) if isinstance(output, RewardOutput) else type(output).__name__
         raise RunStopped(

@@ -104,6 +104,11 @@ def find_dotted(path: str, where: str) -> Any:
         ) from None
 
 
+def config_path(default: str = 'reward') -> str:
+    """The config key of the component that is being built; ``default`` outside a build."""
+    return '.'.join(_PATH.get()) or default
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The floating dtype of that name.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
+from vipo.rewards.base import check_batch_size
 from vipo.rewards.checkpoints import check_sha256, load_strictly, locate_file, read_tensors
 from vipo.rewards.clip_reward import ClipReward
 from vipo.rewards.clip_towers import ClipTowers
@@ -35,7 +36,8 @@ class AestheticReward(ClipReward):
             digest anyway.
         pretrained: the CLIP that the head was trained on: hub id or local folder in transformers' layout.
         batch_size: most pictures in one forward pass.
-        device, dtype: of the CLIP; the affine map is float32.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the CLIP; the affine map is float32.
 
     Raises:
         ValueError: no head is given, its digest, keys or shapes differ, or the CLIP does not fit its config.
@@ -49,7 +51,7 @@ class AestheticReward(ClipReward):
         sha256: str | None = None,
         pretrained: str = 'openai/clip-vit-large-patch14',
         batch_size: int = 64,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'float32',
     ) -> None:
         if head is None:
@@ -65,8 +67,8 @@ class AestheticReward(ClipReward):
         width = self.towers.model.config.projection_dim
         self.weight, self.bias = load_strictly(lambda: LinearHead(width), read_tensors(path), path).fold()
         del self.towers.model.text_model, self.towers.model.text_projection
-        self.batch_size = batch_size
-        self.to(device)
+        self.batch_size = check_batch_size(batch_size)
+        self.place(device)
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -76,10 +78,9 @@ class AestheticReward(ClipReward):
         head = write_aesthetic_head(folder / 'aesthetic')
         return {**super().rehearsal(options, folder), 'head': head, 'sha256': None}
 
-    def to(self, device: torch.device | str) -> AestheticReward:
-        super().to(device)
+    def move(self, device: torch.device | str) -> None:
+        super().move(device)
         self.weight, self.bias = self.weight.to(device), self.bias.to(device)
-        return self
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.towers.image(pixels) @ self.weight + self.bias

@@ -44,10 +44,12 @@ class Reward(ABC):
         differentiable: whether scores have a gradient with respect to the pixels.
         weights: the parts of which the score is a weighted sum, but for a constant, and their weights; None where it is
             no such sum. The advantages of these parts can be summed in place of the parts, see :mod:`vipo.advantages`.
+        pinned: whether the weights have a device of their own.
     """
 
     differentiable: ClassVar[bool] = False
     weights: Mapping[str, float] | None = None
+    pinned: bool = False
 
     @abstractmethod
     def __call__(
@@ -70,8 +72,30 @@ class Reward(ABC):
         raise NotImplementedError(f'{type(self).__name__} has no gradient')
 
     def to(self, device: torch.device | str) -> Reward:
-        """Move the weights, if there are any."""
+        """Move the weights, unless :meth:`place` has put them on a device of their own."""
+        if not self.pinned:
+            self.move(device)
         return self
+
+    def move(self, device: torch.device | str) -> None:  # noqa: B027 - many have no weights
+        """Move the weights, if there are any; a subclass says how."""
+
+    def place(self, device: torch.device | str | None) -> None:
+        """Put the weights on a device for good; None leaves them to whoever calls :meth:`to`."""
+        self.pinned = device is not None
+        if device is not None:
+            self.move(device)
+
+
+def check_batch_size(size: int) -> int:
+    """The number itself.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {size}')
+    return size
 
 
 def check_pixels(pixels: Tensor) -> None:

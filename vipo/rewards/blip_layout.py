@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vipo.rewards.checkpoints import claim
+
 #: ViT-L/16 at 224 and a BERT-base with cross-attention to it, in the words of ``BlipVisionConfig``, ``BlipTextConfig``.
 IMAGE_REWARD = {
     'vision': {
@@ -67,7 +69,7 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if re.match(r'vision\.encoder\.layers\.\d', new):
             for a, b in BLOCK.items():
                 new = new.replace(a, b)
-        out[new] = value
+        claim(out, new, value)
     return out
 
 

@@ -172,6 +172,17 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, source: str)
         )
 
 
+def claim(state: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Put a renamed tensor into a state.
+
+    Raises:
+        ValueError: there is one of that name: the checkpoint would overwrite its own weights.
+    """
+    if name in state:
+        raise ValueError(f'two tensors of the checkpoint would both become {name!r}')
+    state[name] = value
+
+
 def check_sha256(path: Path, wanted: str) -> None:
     """Refuse a file with other bytes than expected.
 

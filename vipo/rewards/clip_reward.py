@@ -50,8 +50,7 @@ class ClipReward(PictureReward):
         """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
         from vipo.rewards.twins import write_clip
 
-        return {'pretrained': write_clip(folder / 'clip'), 'device': 'cpu'}
+        return {'pretrained': write_clip(folder / 'clip'), 'device': None}
 
-    def to(self, device: torch.device | str) -> ClipReward:
+    def move(self, device: torch.device | str) -> None:
         self.towers.to(device)
-        return self

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
+from vipo.rewards.base import check_batch_size
 from vipo.rewards.clip_reward import ClipReward
 from vipo.rewards.clip_towers import ClipTowers
 
@@ -33,7 +34,8 @@ class CLIPScoreReward(ClipReward):
         template: text around each prompt, with ``{}`` in its place; the paper's is ``'A photo depicts {}'``. None
             leaves prompts as they are.
         batch_size: most pictures in one forward pass.
-        device, dtype: of the weights.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the weights.
 
     Raises:
         ValueError: the checkpoint does not fit its config, the variant is unknown, or the template has no single
@@ -46,17 +48,18 @@ class CLIPScoreReward(ClipReward):
         pretrained: str = 'openai/clip-vit-large-patch14',
         template: str | None = None,
         batch_size: int = 64,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'float32',
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f'reward.variant must be one of {tuple(VARIANTS)}, got {variant!r}')
         if template is not None and template.count('{}') != 1:
             raise ValueError(f'reward.template must hold {{}} once, where the prompt goes, got {template!r}')
-        self.towers = ClipTowers.from_pretrained(pretrained, torch_dtype(dtype)).to(device)
+        self.towers = ClipTowers.from_pretrained(pretrained, torch_dtype(dtype))
+        self.place(device)
         self.variant = variant
         self.template = template
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         if self.template is not None:

@@ -42,9 +42,8 @@ class FrameReward(Reward):
     def differentiable(self) -> bool:
         return self.reward.differentiable
 
-    def to(self, device: torch.device | str) -> FrameReward:
+    def move(self, device: torch.device | str) -> None:
         self.reward.to(device)
-        return self
 
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None

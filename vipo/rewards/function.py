@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vipo.registry import REWARDS
-from vipo.registry.build import find_dotted
+from vipo.registry.build import config_path, find_dotted
 from vipo.rewards.base import Reward, RewardOutput
 
 
@@ -26,7 +26,7 @@ class FunctionReward(Reward):
     """
 
     def __init__(self, function: Callable[..., Any] | str) -> None:
-        self.function = find_dotted(function, 'reward.function') if isinstance(function, str) else function
+        self.function = find_dotted(function, f'{config_path()}.function') if isinstance(function, str) else function
         if not callable(self.function):
             raise ValueError(f'reward.function must be callable, got {self.function!r}')
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
+from vipo.rewards.base import check_batch_size
 from vipo.rewards.checkpoints import locate_file
 from vipo.rewards.clip_towers import ClipTowers
 from vipo.rewards.picture import PictureReward
@@ -35,7 +36,8 @@ class HPSReward(PictureReward):
         antialias: of the bicubic resize. Published numbers depend on the torchvision of their time; True is what
             versions since 0.17 do.
         batch_size: most pictures in one forward pass.
-        device, dtype: of the weights.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the weights.
 
     Raises:
         ValueError: unknown version, or no single checkpoint file where one was named.
@@ -49,14 +51,15 @@ class HPSReward(PictureReward):
         checkpoint: str | None = None,
         antialias: bool = True,
         batch_size: int = 64,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'float32',
     ) -> None:
         if version not in _FILES:
             raise ValueError(f'reward.version must be one of {tuple(_FILES)}, got {version!r}')
         path = locate_file(checkpoint, _HUB, _FILES[version], 'reward.checkpoint')
-        self.towers = ClipTowers.from_open_clip(path, torch_dtype(dtype), antialias).to(device)
-        self.batch_size = batch_size
+        self.towers = ClipTowers.from_open_clip(path, torch_dtype(dtype), antialias)
+        self.place(device)
+        self.batch_size = check_batch_size(batch_size)
 
     @classmethod
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
@@ -78,11 +81,10 @@ class HPSReward(PictureReward):
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
         """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
-        return {'checkpoint': 'vipo://tiny-hps', 'device': 'cpu'}
+        return {'checkpoint': 'vipo://tiny-hps', 'device': None}
 
-    def to(self, device: torch.device | str) -> HPSReward:
+    def move(self, device: torch.device | str) -> None:
         self.towers.to(device)
-        return self
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.towers.cosine(pixels, prompts)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vipo.assets import resolve
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
-from vipo.rewards.checkpoints import load_strictly, locate_file, read_tensors
+from vipo.rewards.base import check_batch_size
+from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, read_tensors
 from vipo.rewards.picture import PictureReward
-from vipo.rewards.qwen2_vl import Qwen2VLScorer, modern_names, read_config
+from vipo.rewards.qwen2_vl import Qwen2VLScorer, modern_names, read_config, round_frequencies
 from vipo.rewards.templates import fill, read_template
 
 _HUB, _FILE = 'MizzenAI/HPSv3', 'HPSv3.safetensors'
@@ -26,6 +27,7 @@ _PARAMETERS = 7_745_000_000
 #: Every picture gets this area.
 _PIXELS = 256 * 28 * 28
 _TOKEN = '<|Reward|>'
+_EMBEDDING = 'model.embed_tokens.weight'
 
 
 @REWARDS.register_module()
@@ -40,7 +42,8 @@ class HPSv3Reward(PictureReward):
         positions: ``'1d'`` as the checkpoint was trained, or ``'3d'``, see
             :class:`~vipo.rewards.qwen2_vl.Qwen2VLScorer`.
         batch_size: most pictures in one forward pass.
-        device, dtype: of the weights; the head works in float32.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the weights; the head works in float32.
 
     Raises:
         ValueError: no template, or a checkpoint that does not fit.
@@ -56,21 +59,20 @@ class HPSv3Reward(PictureReward):
         template_sha256: str | None = _TEMPLATE_SHA256,
         positions: str = '1d',
         batch_size: int = 8,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'bfloat16',
     ) -> None:
         self.template = read_template(template, template_sha256, _TEMPLATE_ORIGIN)
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         path = locate_file(checkpoint, _HUB, _FILE, 'reward.checkpoint')
-        self.scorer = load_scorer(path, tokenizer, torch_dtype(dtype), positions).to(device)
+        self.scorer = load_scorer(path, tokenizer, torch_dtype(dtype), positions)
+        self.place(device)
 
     @classmethod
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
         """What a config with these options loads, see :mod:`vipo.engine.hub`."""
-        return {
-            'checkpoint': options.get('checkpoint') or _HUB,
-            'tokenizer': options.get('tokenizer', _TOKENIZER),
-        }
+        checkpoint = {} if options.get('checkpoint') else {'checkpoint': _HUB}
+        return {**checkpoint, 'tokenizer': options.get('tokenizer', _TOKENIZER)}
 
     @classmethod
     def hub_files(cls, options: dict[str, Any]) -> dict[str, list[str]]:
@@ -94,13 +96,12 @@ class HPSv3Reward(PictureReward):
             'tokenizer': str(place / 'tokenizer'),
             'template': str(place / 'template.txt'),
             'template_sha256': None,
-            'device': 'cpu',
+            'device': None,
             'dtype': 'float32',
         }
 
-    def to(self, device: torch.device | str) -> HPSv3Reward:
+    def move(self, device: torch.device | str) -> None:
         self.scorer.to(device)
-        return self
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.mean_and_spread(pixels, prompts)[:, 0]
@@ -138,6 +139,9 @@ def load_scorer(path: Path, tokenizer: str, dtype: torch.dtype, positions: str =
     state.pop('lm_head.weight', None)  # predicts words, which nobody asks for
     head = {k.removeprefix('rm_head.'): state.pop(k).float() for k in [k for k in state if k.startswith('rm_head.')]}
     config = read_config(path.parent, '7b', len(words))
-    model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), path).to(dtype)
+    # the published embedding has a row for each token, the special one included
+    check_vocabulary(words, len(state.get(_EMBEDDING, words)), tokenizer)
+    model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), path)
+    model = round_frequencies(model).to(dtype)
     readout = load_strictly(lambda: make_head(config.text_config.hidden_size), head, f'rm_head of {path}')
     return Qwen2VLScorer(model, readout, words, [_TOKEN], _PIXELS, _PIXELS, positions)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vipo.assets import resolve
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
+from vipo.rewards.base import check_batch_size
 from vipo.rewards.blip_layout import read_sizes, to_transformers
 from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, read_tensors
 from vipo.rewards.linear_head import LinearHead
@@ -42,7 +43,8 @@ class ImageReward(PictureReward):
         checkpoint: instead of the hub, the file ``ImageReward.pt`` or a folder that holds it.
         tokenizer: hub id or local folder of BERT's tokenizer; the two tokens that BLIP adds are added here.
         batch_size: most pictures in one forward pass.
-        device, dtype: of the weights; the affine map is float32.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the weights; the affine map is float32.
 
     Raises:
         ValueError: the checkpoint cannot be read, its keys or shapes are not the model's, or the tokenizer is another
@@ -56,7 +58,7 @@ class ImageReward(PictureReward):
         checkpoint: str | None = None,
         tokenizer: str = 'bert-base-uncased',
         batch_size: int = 64,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'float32',
     ) -> None:
         path = locate_file(checkpoint, _HUB, _FILE, 'reward.checkpoint')
@@ -67,8 +69,8 @@ class ImageReward(PictureReward):
         self.weight, self.bias = self.network.head.fold()
         del self.network.head
         self.network.to(torch_dtype(dtype))
-        self.batch_size = batch_size
-        self.to(device)
+        self.batch_size = check_batch_size(batch_size)
+        self.place(device)
 
     @classmethod
     def hub_models(cls, options: dict[str, Any]) -> dict[str, str]:
@@ -96,12 +98,11 @@ class ImageReward(PictureReward):
         from vipo.rewards.twins import write_image_reward
 
         twin = write_image_reward(folder / 'image_reward')
-        return {'checkpoint': twin, 'tokenizer': twin, 'device': 'cpu'}
+        return {'checkpoint': twin, 'tokenizer': twin, 'device': None}
 
-    def to(self, device: torch.device | str) -> ImageReward:
+    def move(self, device: torch.device | str) -> None:
         self.network.to(device)
         self.weight, self.bias = self.weight.to(device), self.bias.to(device)
-        return self
 
     def score_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         images = resize_center_crop(pixels.to(self.weight), self.side, levels=True)

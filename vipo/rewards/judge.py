@@ -200,6 +200,8 @@ def _check_weights(weights: dict[str, float] | None, parts: Mapping[str, Any]) -
         return dict.fromkeys(parts, 1 / len(parts))
     if not weights or not set(weights) <= set(parts):
         raise ValueError(f'reward.weights must name parts of reward.patterns ({", ".join(parts)}), got {weights}')
+    if not any(weights.values()):
+        raise ValueError('reward.weights: every weight is 0, so there is nothing to learn')
     return dict(weights)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vipo.registry import REWARDS
-from vipo.registry.build import find_dotted
+from vipo.registry.build import config_path, find_dotted
 from vipo.rewards.base import Reward, RewardOutput, check_batch
 from vipo.rewards.edit_distance import squeeze, text_match
 from vipo.rewards.picture import check_pictures
@@ -41,7 +41,7 @@ class OCRReward(Reward):
         self, recogniser: Callable[[Image.Image], Sequence[str]] | str | None = None, target_key: str | None = None
     ) -> None:
         if isinstance(recogniser, str):
-            recogniser = find_dotted(recogniser, 'reward.recogniser')
+            recogniser = find_dotted(recogniser, f'{config_path()}.recogniser')
         self.recogniser = RapidRecogniser() if recogniser is None else recogniser
         if not callable(self.recogniser):
             raise ValueError(f'reward.recogniser must be callable, got {recogniser!r}')

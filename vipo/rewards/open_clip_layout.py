@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vipo.rewards.checkpoints import claim
+
 #: open_clip's ViT-H-14, which HPSv2 and HPSv2.1 fine-tune.
 VIT_H_14 = {
     'embed_dim': 1024,
@@ -48,7 +50,8 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in ('visual.proj', 'text_projection'):
-            out['visual_projection.weight' if key == 'visual.proj' else 'text_projection.weight'] = value.T.contiguous()
+            tower = 'visual' if key == 'visual.proj' else 'text'
+            claim(out, f'{tower}_projection.weight', value.T.contiguous())
             continue
         if key == 'attn_mask':  # a buffer that old checkpoints carry
             continue
@@ -57,12 +60,14 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f'{key!r} is not a key of an open_clip CLIP checkpoint')
         fused = re.fullmatch(r'(.*)\.attn\.in_proj_(weight|bias)', new)
         if fused:
+            if value.ndim not in (1, 2) or len(value) % 3:
+                raise ValueError(f'{key!r} of shape {tuple(value.shape)} is no fused projection of three equal parts')
             for name, part in zip('qkv', value.chunk(3), strict=True):
-                out[f'{fused[1]}.self_attn.{name}_proj.{fused[2]}'] = part.contiguous()
+                claim(out, f'{fused[1]}.self_attn.{name}_proj.{fused[2]}', part.contiguous())
             continue
         for a, b in _BLOCK.items():
             new = new.replace(a, b)
-        out[new] = value
+        claim(out, new, value)
     return out
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vipo.rewards.checkpoints import claim
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize
 from vipo.rewards.qwen2_vl_frames import MERGE, frame_size, patchify, resize_frames
 
@@ -68,16 +69,19 @@ def read_config(folder: Path, size: str, tokens: int) -> Qwen2VLConfig:
 def modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keys of the published checkpoints (``visual.*``, ``model.*``) in the words of ``Qwen2VLModel``.
 
-    Names that are neither stay as they are.
+    Names that are neither stay as they are, and are refused later.
+
+    Raises:
+        ValueError: two names would become one.
     """
-    return {
-        ('language_model.' + key.removeprefix('model.') if key.startswith('model.') else key): value
-        for key, value in state.items()
-    }
+    out: dict[str, Tensor] = {}
+    for key, value in state.items():
+        claim(out, 'language_model.' + key.removeprefix('model.') if key.startswith('model.') else key, value)
+    return out
 
 
 def fold_lora(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Add peft's adapters to the weights that they adapt: ``W + scale * B A``, computed in float32.
+    """Add peft's adapters to the weights that they adapt: ``W + scale * B A``, computed and kept in float32.
 
     Args:
         state: keys ``X.base_layer.weight`` with ``X.lora_A.default.weight`` and ``X.lora_B.default.weight``; others are
@@ -85,7 +89,7 @@ def fold_lora(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         scale: alpha over rank.
 
     Raises:
-        ValueError: an adapter lacks its other half or its weight, or shapes do not fit.
+        ValueError: an adapter lacks its other half or its weight, shapes do not fit, or two names become one.
     """
     out: dict[str, Tensor] = {}
     unused = {k for k in state if '.lora_A.' in k or '.lora_B.' in k}
@@ -93,11 +97,11 @@ def fold_lora(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         if '.lora_A.' in key or '.lora_B.' in key:
             continue
         if '.base_layer.' not in key:
-            out[key] = value
+            claim(out, key, value)
             continue
         layer, _, name = key.rpartition('.base_layer.')
         if name != 'weight':
-            out[f'{layer}.{name}'] = value
+            claim(out, f'{layer}.{name}', value)
             continue
         pair = [f'{layer}.lora_{half}.default.weight' for half in 'AB']
         missing = [k for k in pair if k not in state]
@@ -106,11 +110,23 @@ def fold_lora(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         down, up = (state[k].float() for k in pair)
         if up.shape[-1] != down.shape[0] or (up.shape[0], down.shape[1]) != value.shape:
             raise ValueError(f'the adapter of {layer!r} has shapes {tuple(up.shape)} and {tuple(down.shape)}')
-        out[f'{layer}.weight'] = (value.float() + scale * up @ down).to(value.dtype)
+        claim(out, f'{layer}.weight', value.float() + scale * up @ down)
         unused -= set(pair)
     if unused:
         raise ValueError(f'the checkpoint has the adapter {min(unused)!r} but no weight that it adapts')
     return out
+
+
+def round_frequencies(model: Qwen2VLModel) -> Qwen2VLModel:
+    """Round the frequencies of the rotary positions to bfloat16, whatever precision the weights will have.
+
+    The published code casts the whole model, buffers included, before it trains and scores: the heads know no other
+    frequencies.
+    """
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(buffer.bfloat16())
+    return model
 
 
 class EqualFrameAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""Tiny random rewards over Qwen2-VL, in the layout of the published checkpoints."""
+"""Tiny random rewards over Qwen2-VL, in the layout and precision of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def save_hpsv3_twin(folder: Path, seed: int = 0) -> Path:
     config.save_pretrained(folder)
     head = make_head(config.text_config.hidden_size).state_dict()
     head = {f'rm_head.{k}': torch.randn(v.shape, generator=generator) / v.shape[-1] ** 0.5 for k, v in head.items()}
-    save_file(_random_state(config, generator) | head, folder / 'HPSv3.safetensors')
+    state = {k: v.bfloat16() for k, v in _random_state(config, generator).items()}
+    save_file(state | head, folder / 'HPSv3.safetensors')
     (folder / 'template.txt').write_text('Rate the picture. It was asked for with: {text_prompt}\nScore: <|Reward|>\n')
     return folder
 
@@ -113,7 +114,7 @@ def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
     step = folder / 'checkpoint-1'
     tokenizer.save_pretrained(step / 'tokenizer')
     config.save_pretrained(folder)
-    torch.save({f'base_model.model.{k}': v for k, v in state.items()}, step / 'model.pth')
+    torch.save({f'base_model.model.{k}': v.bfloat16() for k, v in state.items()}, step / 'model.pth')
     described = {
         'data_config': {'fps': 2.0, 'max_frame_pixels': 200704, 'eval_dim': ['VQ', 'MQ', 'TA']},
         'model_config': {'output_dim': 1, 'reward_token': 'special', 'use_special_tokens': True},

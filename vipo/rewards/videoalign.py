@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from vipo.assets import resolve
 from vipo.registry import REWARDS
 from vipo.registry.build import closest, torch_dtype
-from vipo.rewards.base import Reward, RewardOutput, check_batch
+from vipo.rewards.base import Reward, RewardOutput, check_batch, check_batch_size
 from vipo.rewards.checkpoints import load_strictly, read_tensors
-from vipo.rewards.qwen2_vl import Qwen2VLScorer, fold_lora, modern_names, read_config
+from vipo.rewards.qwen2_vl import Qwen2VLScorer, fold_lora, modern_names, read_config, round_frequencies
 from vipo.rewards.qwen2_vl_frames import frame_indices
 from vipo.rewards.templates import fill, read_template
 
@@ -51,7 +51,8 @@ class VideoAlignReward(Reward):
         positions: ``'1d'`` as the checkpoint was trained, or ``'3d'``, see
             :class:`~vipo.rewards.qwen2_vl.Qwen2VLScorer`.
         batch_size: most clips in one forward pass.
-        device, dtype: of the weights; the head works in float32.
+        device: of the weights, which then stay there; None follows the run.
+        dtype: of the weights; the head works in float32.
 
     Raises:
         ValueError: an unknown dimension, no template, or a checkpoint that does not fit.
@@ -69,7 +70,7 @@ class VideoAlignReward(Reward):
         normalized: bool = True,
         positions: str = '1d',
         batch_size: int = 4,
-        device: str = 'cpu',
+        device: str | None = None,
         dtype: str = 'bfloat16',
     ) -> None:
         self.weights: Mapping[str, float] = dict({'VQ': 1.0, 'MQ': 1.0} if weights is None else weights)
@@ -80,11 +81,13 @@ class VideoAlignReward(Reward):
             raise ValueError('reward.weights: every weight is 0, so there is nothing to learn')
         frame_indices(53, fps)  # refuses a rate that is not positive
         self.template = read_template(template, template_sha256, _TEMPLATE_ORIGIN)
-        self.fps, self.normalized, self.batch_size = fps, normalized, batch_size
+        self.fps, self.normalized = fps, normalized
+        self.batch_size = check_batch_size(batch_size)
         folder = _locate(checkpoint)
         described = _describe(folder)
         self.moments = [_moments(described, name) for name in DIMENSIONS] if normalized else [(0.0, 1.0)] * 3
-        self.scorer = load_scorer(folder, described, torch_dtype(dtype), positions).to(device)
+        self.scorer = load_scorer(folder, described, torch_dtype(dtype), positions)
+        self.place(device)
         self.sample_fps = described['data_config']['fps']
 
     @classmethod
@@ -97,6 +100,11 @@ class VideoAlignReward(Reward):
         """The files of these that are loaded, see :mod:`vipo.engine.hub`."""
         published = ['model_config.json', f'{_STEP}/model.pth', f'{_STEP}/tokenizer/tokenizer.json']
         return {} if options.get('checkpoint') else {'checkpoint': published}
+
+    @classmethod
+    def hub_revisions(cls, options: dict[str, Any]) -> dict[str, str]:
+        """The commit from which they are taken, see :mod:`vipo.engine.hub`."""
+        return {} if options.get('checkpoint') else {'checkpoint': _REVISION}
 
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
@@ -114,13 +122,12 @@ class VideoAlignReward(Reward):
             'checkpoint': str(place),
             'template': str(place / 'template.txt'),
             'template_sha256': None,
-            'device': 'cpu',
+            'device': None,
             'dtype': 'float32',
         }
 
-    def to(self, device: torch.device | str) -> VideoAlignReward:
+    def move(self, device: torch.device | str) -> None:
         self.scorer.to(device)
-        return self
 
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
@@ -181,7 +188,8 @@ def load_scorer(folder: Path, described: Mapping[str, Any], dtype: torch.dtype, 
     if head is None or head.shape != (1, config.text_config.hidden_size):
         found = 'missing' if head is None else f'of shape {tuple(head.shape)}'
         raise ValueError(f'{step / "model.pth"}: rm_head.weight is {found}, not (1, {config.text_config.hidden_size})')
-    model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), step / 'model.pth').to(dtype)
+    model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), step / 'model.pth')
+    model = round_frequencies(model).to(dtype)
     readout = load_strictly(lambda: nn.Linear(head.shape[1], 1, bias=False), {'weight': head.float()}, 'rm_head')
     tokens = [f'<|{name}_reward|>' for name in DIMENSIONS]
     most = described['data_config']['max_frame_pixels']
@@ -216,7 +224,10 @@ def _describe(folder: Path) -> dict[str, Any]:
     path = folder / 'model_config.json'
     if not path.is_file():
         raise ValueError(f'reward.checkpoint: {path} does not exist')
-    described = json.loads(path.read_text())
+    try:
+        described = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'reward.checkpoint: {path} is no JSON: {error}') from error
     needed = {
         'data_config': ('fps', 'max_frame_pixels'),
         'model_config': ('output_dim', 'reward_token', 'use_special_tokens'),

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vipo.registry import REWARDS, ConfigError
-from vipo.registry.build import check_options
+from vipo.registry import REWARDS
+from vipo.registry.build import check_options, config_path
 from vipo.rewards.base import Reward, RewardOutput
 from vipo.rewards.function import as_reward
 
@@ -18,8 +18,8 @@ from vipo.rewards.function import as_reward
 class WeightedReward(Reward):
     """``sum_k weight_k (score_k - mean_k) / std_k``, each part logged by its name.
 
-    A sample is valid where all of its parts are. The parts of a reward that is itself a weighted sum, and is not
-    rescaled here, become parts of this one, named ``name/part``.
+    A sample is valid where all parts are whose weight is not 0; those of weight 0 are only logged. The parts of a
+    reward that is itself a weighted sum, and is not rescaled here, become parts of this one, named ``name/part``.
 
     Args:
         parts: name -> ``dict(reward=dict(type=...), weight=1.0, mean=0.0, std=1.0)``. Mean and std bring rewards of
@@ -31,13 +31,13 @@ class WeightedReward(Reward):
 
     def __init__(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
         if not parts:
-            raise ValueError('reward.parts is empty')
+            raise ValueError('parts is empty')
         self.parts: dict[str, _Part] = {}
         for name, options in parts.items():
-            check_options(_Part, options, f'reward.parts.{name}')
+            check_options(_Part, options, f'{config_path()}.parts.{name}')
             self.parts[name] = _Part(**options, name=f'parts.{name}.reward')
         if not any(part.weight for part in self.parts.values()):
-            raise ValueError('reward.parts: every weight is 0, so there is nothing to learn')
+            raise ValueError('parts: every weight is 0, so there is nothing to learn')
         self.weights: Mapping[str, float] = {
             key: part.weight * weight
             for name, part in self.parts.items()
@@ -49,10 +49,9 @@ class WeightedReward(Reward):
     def differentiable(self) -> bool:
         return all(part.reward.differentiable for part in self.parts.values() if part.weight)
 
-    def to(self, device: torch.device | str) -> WeightedReward:
+    def move(self, device: torch.device | str) -> None:
         for part in self.parts.values():
             part.reward.to(device)
-        return self
 
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
@@ -63,12 +62,12 @@ class WeightedReward(Reward):
             try:
                 output = part.reward(pixels, prompts, metadata)
             except Exception as error:
-                kind = type(part.reward).__name__
-                raise RuntimeError(f'part {name!r} ({kind}): {type(error).__name__}: {error}') from error
+                raise _told(error, f'part {name!r} ({type(part.reward).__name__})') from error
             logged[name] = (output.scores.cpu() - part.mean) / part.std
             logged |= {f'{name}/{key}': value.cpu() for key, value in output.parts.items()}
-            total += part.weight * logged[name]
-            valid &= output.valid.cpu()
+            if part.weight:  # what is only watched decides nothing
+                total += part.weight * logged[name]
+                valid &= output.valid.cpu()
         return RewardOutput(total, parts=logged, valid=valid)
 
     def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -78,6 +77,14 @@ class WeightedReward(Reward):
             if part.weight
         ]
         return torch.stack(terms).sum(0)
+
+
+def _told(error: Exception, where: str) -> Exception:
+    """The error with its place, and with what it says of the sample at fault."""
+    told = RuntimeError(f'{where}: {type(error).__name__}: {error}')
+    if hasattr(error, 'sample'):
+        told.sample = error.sample
+    return told
 
 
 class _Part:
@@ -92,7 +99,7 @@ class _Part:
         name: str = 'reward',
     ) -> None:
         if not std > 0:
-            raise ConfigError(f'reward.{name.removesuffix(".reward")}.std must be positive, got {std}')
+            raise ValueError(f'{name.removesuffix(".reward")}.std must be positive, got {std}')
         self.reward = as_reward(REWARDS.build(reward, at=name))
         self.weight, self.mean, self.std = weight, mean, std
 

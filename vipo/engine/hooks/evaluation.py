@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -96,8 +97,14 @@ class EvaluationHook(Hook):
             means = result.means()
             runner.visualizer.add_scalars({f'eval/{k}': v for k, v in means.items()}, step=done)
             # The parts of a score are in the visualizer, in summary.json and in the file.
-            text = '  '.join(f'{k} {v:.4f}' for k, v in means.items() if '/' not in k)
-            runner.logger.info(f'evaluation after {done} iterations on {len(result.prompts)} held-out prompts: {text}')
+            total = len(result.prompts)
+            invalid = {name: int(np.isnan(result.scores[name]).sum()) for name in c.judges}
+            runner.visualizer.add_scalars({f'eval/{k}_invalid': n / total for k, n in invalid.items()}, step=done)
+            text = '  '.join(
+                f'{name} {means[name]:.4f}' + (f' ({invalid[name]} without a score)' if invalid[name] else '')
+                for name in c.judges
+            )
+            runner.logger.info(f'evaluation after {done} iterations on {total} held-out prompts: {text}')
         return result
 
 
