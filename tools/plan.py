@@ -35,18 +35,18 @@ def main(argv: list[str] | None = None) -> int:
     print('vipo: measuring the full-size model on tensors without contents (about a minute)', flush=True)
     from vipo.engine.config import override, read_config
     from vipo.engine.measure import measure_pass
-    from vipo.engine.plan import STRATEGIES, find_remedy, make_plan
+    from vipo.engine.plan import STRATEGIES, find_remedy, make_plan, plan_batch
     from vipo.engine.quiet import quiet_third_parties
-    from vipo.registry import GENERATORS, ConfigError
+    from vipo.registry import GENERATORS
 
     quiet_third_parties()
     try:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
         generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
-        cost = measure_pass(generator, cfg.batch.micro_batch_size, cfg.generator.get('lora'))
+        cost = measure_pass(generator, plan_batch(cfg, args.gpus).micro_batch_size, cfg.generator.get('lora'))
         plans = {name: make_plan(cfg, args.gpus, name, cost) for name in STRATEGIES}
-    except ConfigError as error:
+    except ValueError as error:  # ConfigError, and what pure functions say of a wrong number
         print(f'error: {error}', file=sys.stderr)
         return 2
     for name, plan in list(plans.items())[: 2 if args.gpus > 1 else 1]:

@@ -1,5 +1,7 @@
 """Where the map applies, in the loop: on the advantage, on the reward, from the reward, signed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -61,3 +63,75 @@ def test_map_on_the_reward_needs_a_map(cfg):
 
     with pytest.raises(ConfigError, match=r"advantage\.map_on='reward' needs a structurer"):
         build_runner(cfg('grpo_tiny_sd3', advantage__map_on='reward'))
+
+
+def test_map_of_the_reward_is_in_the_gallery(cfg):
+    """The end of a run draws maps too, and this one needs the prompts."""
+    config = cfg(train_cfg__max_iters=1)
+    config.structurer = {'type': 'RewardAttributionStructurer'}
+    runner = run(config)
+    assert (Path(runner.work_dir) / 'maps.png').exists()
+
+
+def test_signed_maps_are_logged_in_numbers(cfg):
+    runner = run(cfg(train_cfg__max_iters=1, evaluation=None, structurer__normalize='signed'))
+    (record,) = history(runner)
+    assert record['map/mean'] == pytest.approx(0, abs=1e-4)
+    assert 0 < record['map/entropy'] < 1
+    assert 0 < record['map/top_decile_mass'] < 1
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        ({'loss__clip_exponent': 1.0, 'advantage__map_on': 'reward'}, 'clip_exponent needs a map in the loss'),
+        ({'loss__scalar_clip_range': 0.1}, 'has no effect here'),
+        ({'structurer__allocator__orientation': 'cls_attention'}, r'backbone\.cls_attention=True'),
+        ({'generator__init': 'meta'}, 'it cannot be trained'),
+        ({'generator__lora': {'_delete_': True, 'rank': 2}, 'generator__keep_reference': True}, 'keep_reference has no effect'),
+        ({'generator__lora': {'_delete_': True, 'targets': 'to_q'}}, 'targets must be a list'),
+        ({'generator__lora': {'_delete_': True, 'targets': []}}, 'targets must be a list'),
+        ({'offload': 'reward'}, r'offload=\[reward\]'),
+    ],
+)
+def test_settings_that_contradict_each_other(cfg, options, match):
+    from vipo.engine.components import build_components
+
+    with pytest.raises(ConfigError, match=match):
+        build_components(cfg(**options))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'generator__resolution': 60},
+        {'generator__resolutoin': 64},
+        {'generator__lora': {'_delete_': True, 'targets': ['attn.to_z']}},
+        {'reward__type': 'HSPReward'},
+        {'eval_rewards__judge__type': 'SceneJugde'},
+        {'structurer__allocator__type': 'PCAAlocator'},
+        {'loss__kl_weight': 0.1},
+    ],
+    ids=str,
+)
+def test_cheap_mistakes_show_before_anything_is_loaded(cfg, options, monkeypatch):
+    from vipo.engine.components import build_components
+    from vipo.generators.source import PipelineSource
+    from vipo.rewards import HPSReward
+    from vipo.structurers.backbones import DINOv2Backbone
+
+    def loaded(*_, **__):
+        raise AssertionError('something was loaded')
+
+    for owner, name in ((HPSReward, '__init__'), (DINOv2Backbone, '__init__'), (PipelineSource, 'load')):
+        monkeypatch.setattr(owner, name, loaded)
+    if 'reward__type' not in options:  # the signature of what stands in for it takes anything
+        monkeypatch.setattr('vipo.registry.lookup.check_component', _unless('HPSReward', 'DINOv2Backbone'))
+    with pytest.raises(ConfigError):
+        build_components(cfg(**options))
+
+
+def _unless(*names):
+    from vipo.registry.build import check_component
+
+    return lambda section, registry, key: section.get('type') in names or check_component(section, registry, key)

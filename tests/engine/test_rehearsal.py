@@ -53,6 +53,22 @@ def test_export_that_is_not_what_was_trained_is_noticed(tmp_path):
         check_export(generator, tmp_path / 'good')
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_export_that_holds_nothing_is_noticed(tmp_path, dtype):
+    """Rounding under autocast must not hide that the adapters are missing."""
+    generator = FluxGenerator(
+        save_twin('flux', tmp_path / 'twin'), resolution=32, max_sequence_length=16, lora={'rank': 4}, dtype=dtype
+    )
+    generator.save_pretrained(tmp_path / 'empty')
+    with torch.no_grad():
+        for parameter in generator.trainable_parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    generator.save_pretrained(tmp_path / 'good')
+    check_export(generator, tmp_path / 'good')
+    with pytest.raises(RunStopped, match='where training moved them by'):
+        check_export(generator, tmp_path / 'empty')
+
+
 def test_full_size_is_counted_without_weights(tmp_path, capsys):
     """FLUX.1-dev has 19 joint blocks with 12 adapted layers and 38 single ones with 3."""
     assert main([path('vipo_flux_hps_lora'), '--rehearse', '--work-dir', str(tmp_path)]) == 0

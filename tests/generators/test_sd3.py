@@ -128,7 +128,8 @@ def test_conditioning_is_indexable_and_repeats_neighbours():
     assert set(conditioning.tensors) == {'embeds', 'pooled', 'negative_embeds', 'negative_pooled'}
     repeated = conditioning.repeat(3)
     assert len(repeated) == 6
-    assert torch.equal(repeated.tensors['embeds'][2], conditioning.tensors['embeds'][0])
+    assert len(repeated) == 3 * len(conditioning)
+    assert torch.equal(repeated[:].tensors['embeds'][2], conditioning.tensors['embeds'][0])
     assert torch.equal(repeated[3:4].tensors['pooled'][0], conditioning.tensors['pooled'][1])
 
 

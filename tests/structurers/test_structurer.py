@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from vipo.diffusion import DanceKernel
 from vipo.losses import PolicyLoss
-from vipo.registry import STRUCTURERS
+from vipo.registry import STRUCTURERS, ConfigError
 from vipo.structurers import (
     Allocator,
     CLSAttentionAllocator,
@@ -377,6 +377,8 @@ def test_gradient_goes_where_the_map_is(pixels, normal, allocator):
     """Through the whole loss: at ratio one the gradient of every velocity is the uniform one times the map."""
 
     class WithAttention(Patches):
+        has_cls_attention = True
+
         def __call__(self, pixels):
             features = super().__call__(pixels)
             return Features(features.map, features.map[:, 0].exp())
@@ -396,3 +398,9 @@ def test_gradient_goes_where_the_map_is(pixels, normal, allocator):
     torch.testing.assert_close(gradient(maps), gradient(None) * maps, atol=1e-7, rtol=1e-4)
     hole = maps * (torch.arange(6) < 3)
     assert gradient(hole)[..., 3:].abs().max() == 0
+
+
+@pytest.mark.parametrize('allocator', [CLSAttentionAllocator(), PCAAllocator(orientation='cls_attention')])
+def test_attention_that_the_backbone_does_not_give_is_missed_at_once(allocator):
+    with pytest.raises(ConfigError, match=r'structurer\.backbone\.cls_attention=True'):
+        PerceptualStructurer(Patches(), allocator)

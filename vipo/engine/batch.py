@@ -116,7 +116,7 @@ class Samples:
         conditioning: of the N prompts.
         plan: the denoising steps that explore and that are trained.
         trajectory: of all N samples, in micro-batch order.
-        pixels: ``(N, 3, F, Y, X)``.
+        pixels: ``(N, 3, F, Y, X)``, in main memory.
         reward: of the N samples.
         advantage: ``(N,)``, or ``(N, T, H, W)`` where the map is on the reward.
         allocation: ``(N, 1, T, H, W)``, or None where the loss takes no map.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,10 @@ from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
 from vipo.engine.rewards import check_eval_names
 from vipo.generators.base import Generator
+from vipo.generators.pipeline import PipelineGenerator
 from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
 from vipo.registry.build import check_options, closest
+from vipo.registry.lookup import check_sections, component_class
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
 from vipo.structurers.base import bind_reward, uses_reward
@@ -184,8 +186,17 @@ def build_components(cfg: Config) -> Components:
             "loss.mode='scalar' averages over positions before the ratio is taken, so a map would only scale whole "
             "samples by its mean. Set structurer=None for GRPO, or loss.mode='position' for ViPO."
         )
+    mapped = cfg.get('structurer') is not None and advantage.get('map_on') != 'reward'
+    if getattr(loss, 'clip_exponent', 0.0) and not mapped:
+        raise ConfigError(
+            'loss.clip_exponent needs a map in the loss: a structurer, and the map on the advantage '
+            "(advantage.map_on='advantage')"
+        )
     if advantage.get('map_on') == 'reward' and cfg.get('structurer') is None:
         raise ConfigError("advantage.map_on='reward' needs a structurer, and the config has none")
+    check_eval_names(cfg.get('eval_rewards') or {})
+    check_sections(cfg)
+    check_generator(cfg, needs_reference=getattr(loss, 'needs_reference', False))
     structurer = None
     if cfg.get('structurer') is not None:
         structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
@@ -197,17 +208,13 @@ def build_components(cfg: Config) -> Components:
         )
     if structurer is not None:
         bind_reward(structurer, reward)
-    check_eval_names(cfg.get('eval_rewards') or {})
     extra = {
         name: as_reward(REWARDS.build(c, at=f'eval_rewards.{name}'))
         for name, c in (cfg.get('eval_rewards') or {}).items()
     }
     generator = GENERATORS.build(cfg.generator, at='generator')
     if getattr(loss, 'needs_reference', False) and not generator.has_reference:
-        raise ConfigError(
-            'loss.kl_weight needs the reference policy, and training all weights keeps none: set '
-            'generator.keep_reference=True (it costs the memory of one more denoiser), or train with LoRA'
-        )
+        raise ConfigError(_NO_REFERENCE)
     policy = Policy(generator)
     return Components(
         generator=generator,
@@ -225,7 +232,34 @@ def build_components(cfg: Config) -> Components:
     )
 
 
+_NO_REFERENCE = (
+    'loss.kl_weight needs the reference policy, and training all weights keeps none: set '
+    'generator.keep_reference=True (it costs the memory of one more denoiser), or train with LoRA'
+)
+
+
+def check_generator(cfg: Config, needs_reference: bool = False) -> None:
+    """Find what is wrong with the section ``generator`` from the config files of its model, before weights are loaded.
+
+    Args:
+        needs_reference: whether the loss wants the policy before training.
+
+    Raises:
+        ConfigError: an option does not fit the model.
+    """
+    cls = component_class(cfg.generator.get('type')) if isinstance(cfg.generator, Mapping) else None
+    if not (isinstance(cls, type) and issubclass(cls, PipelineGenerator)):
+        return
+    if cfg.generator.get('init') == 'meta':
+        raise ConfigError("generator.init='meta' makes a model without weights, for plans; it cannot be trained")
+    GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
+    if needs_reference and cfg.generator.get('lora') is None and not cfg.generator.get('keep_reference'):
+        raise ConfigError(_NO_REFERENCE)
+
+
 def _check_offload(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigError(f'offload must be a list of names, got the text {names!r}: offload=[{names}]')
     for name in names:
         if name not in OFFLOADABLE:
             raise ConfigError(

@@ -179,12 +179,14 @@ class PolicyLoop(IterBasedTrainLoop):
         """Latents to pixels."""
         c = self.components
         with self.clock.phase('decode', c.batch.samples), c.working('autoencoder'):
-            parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):
-                parts.append(c.generator.decode(samples.trajectory.latents[piece]))
+                pixels = c.generator.decode(samples.trajectory.latents[piece])
+                if samples.pixels is None:  # in main memory: of clips there are more than a GPU can spare
+                    samples.pixels = torch.empty(c.batch.samples, *pixels.shape[1:])
+                samples.pixels[piece] = pixels
                 self.clock.advance(c.batch.micro_batch_size)
-            samples.pixels = torch.cat(parts)
 
+    @torch.no_grad()
     def reward(self, samples: Samples) -> None:
         """Judge the pixels, and compare each sample with its group, wherever the group's samples are."""
         c = self.components
@@ -210,6 +212,7 @@ class PolicyLoop(IterBasedTrainLoop):
         mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
         return everyone[mine].to(samples.trajectory.log_prob.device)
 
+    @torch.no_grad()
     def allocate(self, samples: Samples) -> None:
         """Say where in space and time each sample's advantage goes."""
         c = self.components
@@ -224,7 +227,7 @@ class PolicyLoop(IterBasedTrainLoop):
             for piece in c.batch.slices(c.batch.micro_batch_size):
                 parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, samples.prompts[piece]))
                 self.clock.advance(c.batch.micro_batch_size)
-            samples.allocation = torch.cat(parts)
+            samples.allocation = torch.cat(parts).to(samples.trajectory.log_prob.device)
             if c.advantage.get('map_on') == 'reward':
                 samples.advantage = self.advantages(samples, samples.allocation)
 
@@ -241,10 +244,10 @@ class PolicyLoop(IterBasedTrainLoop):
             **{f'reward/{name}': gather(output.parts[name].float().cpu())[valid].mean() for name in names},
         }
         if samples.allocation is not None:
-            flat = samples.allocation.flatten(1)
+            flat = samples.allocation.flatten(1).abs()  # of a signed map, how strong it is
             top = flat.topk(max(1, flat.shape[1] // 10), dim=1).values.sum(1) / flat.sum(1)
             logs |= {
-                'map/mean': flat.mean(),
+                'map/mean': samples.allocation.mean(),
                 'map/entropy': entropy(flat).mean(),
                 'map/top_decile_mass': top.mean(),
                 'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),

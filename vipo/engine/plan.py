@@ -25,7 +25,7 @@ _OVERHEAD = 2 * 2**30
 
 
 #: Part of the config's ``offload`` -> part of a plan.
-_OFFLOADED = {'autoencoder': 'autoencoder', 'reward': 'rewards', 'map': 'map'}
+_OFFLOADED = {'autoencoder': 'autoencoder', 'reward': 'rewards', 'map': 'map', 'eval_rewards': 'eval rewards'}
 
 
 @dataclass
@@ -64,9 +64,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     cls = component_class(cfg.generator.get('type'))
     if not (isinstance(cls, type) and issubclass(cls, PipelineGenerator)):
         raise ConfigError('a plan needs a generator over a diffusers pipeline')
-    batch_options = {**cfg.batch, 'world_size': gpus}
-    check_options(BatchPlan, batch_options, 'batch', internal=['world_size'])
-    batch = BatchPlan(**batch_options)
+    batch = plan_batch(cfg, gpus)
     generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     lora = cfg.generator.get('lora')
     if cost is None:
@@ -83,6 +81,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         'Adam': trained * _ADAM // shards,
         'EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
         'reference copy': total * _MASTER if lora is None and cfg.generator.get('keep_reference') else 0,
+        'encoded prompts': _encoded(generator, batch),
         **_frozen(cfg, generator),
     }
     latent = batch.samples * 4 * torch.Size(generator.latent_shape()).numel()
@@ -94,11 +93,11 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     forward_peak = max(cost.forward_peak - (copies if lora is None else 0), 0)
     kept = latent * (1 + 2 * chosen)
     frames = generator.num_frames if hasattr(generator, 'num_frames') else 1
-    pixels = batch.samples * 3 * 4 * frames * generator.height * generator.width
     activations = replayed.saved_checkpointed if cfg.generator.get('gradient_checkpointing') else replayed.saved
     phases = {
-        'rollout': {'kept latents': kept, 'activations': forward_peak, 'autocast copies': whole_copies},
-        'decode, reward, map': {'kept latents': kept, 'pixels': pixels, 'decoding': cost.decode_peak},
+        # When the micro-batches are joined, latents are held twice.
+        'rollout': {'kept latents': 2 * kept, 'activations': forward_peak, 'autocast copies': whole_copies},
+        'decode, reward, map': {'kept latents': kept, 'decoding': cost.decode_peak},
         'update': {
             'kept latents': kept,
             'gradients': trained * _GRADIENT // shards,
@@ -158,6 +157,17 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     )
 
 
+def plan_batch(cfg: Config, gpus: int) -> BatchPlan:
+    """The section ``batch``, divided among that many processes.
+
+    Raises:
+        ConfigError: an option is unknown, or the sizes cannot be divided.
+    """
+    options = {**cfg.batch, 'world_size': gpus}
+    check_options(BatchPlan, options, 'batch', internal=['world_size'])
+    return BatchPlan(**options)
+
+
 def adapter_parameters(generator: PipelineGenerator, lora: dict[str, Any]) -> int:
     """Parameters of the adapters: rank times inputs and outputs of each adapted layer."""
     rank = lora.get('rank', 32)
@@ -176,6 +186,13 @@ def _steps(cfg: Config) -> tuple[int, int, int]:
     return cfg.rollout.num_steps, prefix, max(len(p.trained) for p in plans)
 
 
+def _encoded(generator: PipelineGenerator, batch: BatchPlan) -> int:
+    """Bytes of the encodings of an iteration's prompts, each held once, with those of guidance."""
+    numbers = sum(torch.Size(shape).numel() for shape in generator.text_shapes().values())
+    prompts = batch.samples // batch.group_size
+    return prompts * numbers * generator.compute_dtype.itemsize * (2 if generator.guided else 1)
+
+
 def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
     """Autoencoder, text encoders, rewards and backbone."""
     vae = count_parameters(generator.source.skeleton('vae'))[1]
@@ -186,14 +203,15 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
     for key, section in components_of(cfg):
         cls = component_class(section.get('type'))
         if hasattr(cls, 'model_bytes'):
-            name = 'map' if key.startswith('structurer') else 'rewards'
+            first = key.partition('.')[0]
+            name = {'structurer': 'map', 'reward': 'rewards', 'eval_rewards': 'eval rewards'}.get(first, 'rewards')
             size = cls.model_bytes({k: v for k, v in section.items() if k != 'type'})
             parts[name] = parts.get(name, 0) + (size or 0)
     return parts
 
 
 def _notes(cfg: Config, generator: PipelineGenerator) -> list[str]:
-    notes = []
+    notes = ['activations of rewards and of the backbone are not counted: their batch sizes bound them']
     unknown = generator.source.text_parameters(generator.text_encoders) is None
     if cfg.generator.get('prompt_cache') is None and unknown:
         notes.append('the text encoders are not counted: generator.prompt_cache lets them leave memory')
@@ -207,7 +225,10 @@ def _notes(cfg: Config, generator: PipelineGenerator) -> list[str]:
 
 
 #: What may be changed so that a plan fits, from the cheapest: text and generator options.
+#: Frozen parts leave the GPU while others work.
+_OFFLOAD_ALL = "offload=['autoencoder', 'reward', 'eval_rewards', 'map']"
 REMEDIES: list[tuple[str, dict[str, Any]]] = [
+    (_OFFLOAD_ALL, {'offload': list(_OFFLOADED)}),
     ('generator.gradient_checkpointing=True', {'gradient_checkpointing': True}),
     ('generator.prompt_cache=FOLDER', {'prompt_cache': 'prompts'}),
     ('generator.lora.rank=64 in place of all weights', {'lora': {'rank': 64}}),
@@ -216,14 +237,19 @@ REMEDIES: list[tuple[str, dict[str, Any]]] = [
 
 def find_remedy(cfg: Config, gpus: int, memory: float) -> str | None:
     """The first of :data:`REMEDIES`, or the first of them together, with which DDP fits into ``memory`` bytes."""
-    open_to = [(text, options) for text, options in REMEDIES if not all(cfg.generator.get(k) for k in options)]
-    trials = [[remedy] for remedy in open_to] + [open_to[:n] for n in range(2, len(open_to) + 1)]
+    open_to = [
+        (text, options)
+        for text, options in REMEDIES
+        if not all((cfg if text == _OFFLOAD_ALL else cfg.generator).get(k) for k in options)
+    ]
+    trials = [[]] + [[remedy] for remedy in open_to] + [open_to[:n] for n in range(2, len(open_to) + 1)]
     for trial in trials:
         changed = deepcopy(cfg)
         changed.batch.update(micro_batch_size=1, replay_micro_batch_size=None)
-        for _, options in trial:
-            changed.generator.update(ConfigDict(options))
+        for text, options in trial:
+            (changed._cfg_dict if text == _OFFLOAD_ALL else changed.generator).update(ConfigDict(options))
         if make_plan(changed, gpus).peak <= memory:
             texts = [text for text, _ in trial]
-            return ' and '.join(['batch.micro_batch_size=1'] * (cfg.batch.get('micro_batch_size', 16) > 1) + texts)
+            texts = ['batch.micro_batch_size=1'] * (cfg.batch.get('micro_batch_size', 16) > 1) + texts
+            return ' and '.join(texts) or None
     return None

@@ -169,34 +169,44 @@ def check_export(generator: PipelineGenerator, folder: Path) -> float:
         RunStopped: it is more than rounding explains.
     """
     plain = generator.source.load({'default': torch.float32})
+    noise = torch.randn(1, *generator.latent_shape(), generator=torch.Generator().manual_seed(0)).to(generator.device)
+    conditioning, trained = generator.encode(['a prompt']).to(generator.device), generator._networks
+
+    def velocities(networks: dict[str, torch.nn.Module]) -> torch.Tensor:
+        generator._networks = networks
+        try:
+            return torch.stack([generator.velocity(noise, sigma, conditioning) for sigma in (0.95, 0.3)])
+        finally:
+            generator._networks = trained
+
+    def theirs() -> torch.Tensor:
+        return velocities({n: getattr(plain, n).to(generator.device).eval() for n in trained})
+
+    ours, untrained = velocities(trained), theirs()
     for name, training in generator.training.items():
         if training.lora:
             second = {} if name == 'transformer' else {'load_into_transformer_2': True}
             plain.load_lora_weights(folder / name if second else folder, **second)
         else:
             plain.register_modules(**{name: type(getattr(plain, name)).from_pretrained(folder / name)})
-    noise = torch.randn(1, *generator.latent_shape(), generator=torch.Generator().manual_seed(0)).to(generator.device)
-    conditioning, trained, largest = generator.encode(['a prompt']).to(generator.device), generator._networks, 0.0
-    for sigma in (0.95, 0.3):
-        ours = generator.velocity(noise, sigma, conditioning)
-        generator._networks = {n: getattr(plain, n).to(generator.device).eval() for n in trained}
-        theirs = generator.velocity(noise, sigma, conditioning)
-        generator._networks = trained
-        largest = max(largest, ((ours - theirs).abs().max() / ours.std()).item())
-    tolerance = 1e-4 if generator.compute_dtype == torch.float32 else 0.2
-    if not largest <= tolerance:
-        raise RunStopped(f'the export gives other velocities in plain diffusers: {largest:.3g} standard deviations')
-    return largest
+    apart, moved = (((v - ours).abs().max() / ours.std()).item() for v in (theirs(), untrained))
+    # In float32 they are the same; under autocast rounding stays, which must be little beside what training changed.
+    tolerance = 1e-4 if generator.compute_dtype == torch.float32 else 0.2 * moved
+    if not apart <= tolerance:
+        raise RunStopped(
+            f'the export gives other velocities in plain diffusers: {apart:.3g} standard deviations, where training '
+            f'moved them by {moved:.3g}'
+        )
+    return apart
 
 
 def _table(cfg: Config, runner: Any, folder: Path, apart: float | None) -> list[tuple[str, str]]:
-
     c = runner.components
     trained, total = count_parameters(c.policy)
     dtypes = sorted({str(p.dtype).removeprefix('torch.') for p in c.policy.parameters()})
     rows = [
         ('generator', f'{type(c.generator).__name__}, twin of {cfg.generator.get("pretrained", "its default")}'),
-        ('latents', f'{(SAMPLES, *c.generator.latent_shape())} (B, C, T, H, W)'),
+        ('latents', f'{(c.batch.group_size, *c.generator.latent_shape())} (B, C, T, H, W)'),
         ('denoiser', f'{trained:,} of {total:,} parameters trained, held in {", ".join(dtypes)}'),
     ]
     rows.append(('at full size', _full_size(cfg, type(c.generator))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def build_runner(cfg: Config) -> PolicyRunner:
         load_from=cfg.get('load_from'),
         resume=cfg.get('resume', False),
         randomness=cfg.get('randomness', {'seed': 0}),
-        experiment_name=cfg.get('experiment_name'),
+        # MMEngine would name loggers by the second, and runs of one second would share them
+        experiment_name=cfg.get('experiment_name') or f'{Path(cfg.filename or "vipo").stem}_{time.time_ns()}',
         default_scope='vipo',
         cfg=cfg,
     )

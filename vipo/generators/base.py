@@ -14,23 +14,31 @@ from torch import Tensor, nn
 
 @dataclass
 class Conditioning:
-    """Encoded prompts: named tensors whose first axis is the batch."""
+    """Encoded prompts: named tensors whose first axis is the batch.
+
+    Attributes:
+        tensors: of each prompt once.
+        copies: how often each prompt stands in the batch, copies beside each other; indexing makes them.
+    """
 
     tensors: dict[str, Tensor]
+    copies: int = 1
 
     def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
+        return self.copies * len(next(iter(self.tensors.values())))
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
+        if self.copies > 1:
+            index = torch.arange(len(self))[index] // self.copies
         return Conditioning({k: v[index] for k, v in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Conditioning:
         """Move every tensor."""
-        return Conditioning({k: v.to(device) for k, v in self.tensors.items()})
+        return Conditioning({k: v.to(device) for k, v in self.tensors.items()}, self.copies)
 
     def repeat(self, count: int) -> Conditioning:
-        """Each prompt ``count`` times, copies beside each other."""
-        return Conditioning({k: v.repeat_interleave(count, 0) for k, v in self.tensors.items()})
+        """Each prompt ``count`` times, copies beside each other; no memory is spent on them."""
+        return Conditioning(self.tensors, self.copies * count)
 
 
 class Generator(ABC):

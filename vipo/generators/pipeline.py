@@ -130,6 +130,8 @@ class PipelineGenerator(Generator):
         self.height, self.width = size = check_resolution(resolution, self.multiple)
         self.check()
         check_decoding(vae, decode_batch, decode_tile, size, self.height // self.latent_shape()[2])
+        if lora is not None and keep_reference:
+            raise ValueError('generator.keep_reference has no effect with lora: the reference is the model without it')
         #: Network -> names of the layers that carry adapters.
         self.adapted_layers: dict[str, list[str]] = {}
         if lora is not None:
@@ -190,6 +192,7 @@ class PipelineGenerator(Generator):
             'decode_tile': 64 if tiled else None,
             'max_sequence_length': 16,
             'attention': None,
+            'init': 'pretrained',
             'device': 'cpu',
             **({'prompt_cache': str(folder / 'prompts')} if options.get('prompt_cache') else {}),
         }
@@ -346,6 +349,7 @@ class PipelineGenerator(Generator):
         return sigma_schedule(num_steps, self.shift)
 
     def velocity(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
+        conditioning = conditioning[:] if conditioning.copies > 1 else conditioning
         network = self._networks[self.network_at(sigma)]
         x = latents.to(network.dtype)
         scale = self.guidance_at(sigma)

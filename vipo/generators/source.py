@@ -78,7 +78,9 @@ class Source(ABC):
         for name in names:
             torch.set_default_dtype(dtype.get(name, dtype['default']))
             try:
-                parts[name] = self.skeleton(name, str(device)).eval()
+                with torch.random.fork_rng():  # always the same numbers: on every rank, and after a resume
+                    torch.manual_seed(0)
+                    parts[name] = self.skeleton(name, str(device)).eval()
             finally:
                 torch.set_default_dtype(before)
             cast_as_loaded(parts[name], dtype.get(name, dtype['default']))

@@ -115,6 +115,10 @@ def check_lora(
     if lora.get('rank', 1) < 1:
         raise ValueError(f'generator.lora.rank must be at least 1, got {lora["rank"]}')
     targets = lora.get('targets')
+    if isinstance(targets, str) or (targets is not None and not len(targets)):
+        raise ValueError(
+            f'generator.lora.targets must be a list of layer names, or None for the defaults, got {targets!r}'
+        )
     return find_targets(denoiser, targets or default_targets, () if targets else default_exclude)
 
 

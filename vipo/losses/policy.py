@@ -44,6 +44,8 @@ class PolicyLoss:
         for name, value in (('clip_range', clip_range), ('scalar_clip_range', scalar_clip_range)):
             if value is not None and not value > 0:
                 raise ValueError(f'loss.{name} must be positive, got {value}')
+        if scalar_clip_range is not None and mode != 'scalar':
+            raise ValueError("loss.scalar_clip_range is that of loss.mode='scalar' and has no effect here")
         if kl_weight < 0:
             raise ValueError(f'loss.kl_weight must not be negative, got {kl_weight}')
         self.mode = mode

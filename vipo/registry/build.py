@@ -64,6 +64,18 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
         _PATH.reset(token)
 
 
+def check_component(cfg: Mapping[str, Any], registry: Any, where: str) -> None:
+    """Check a component's type and the names of its options, without building anything.
+
+    Raises:
+        ConfigError: as :func:`build_component` would say.
+    """
+    if 'type' not in cfg:
+        raise ConfigError(f'config key {where!r}: no "type" is given. {_known(registry)}')
+    options = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
+    check_options(_find(cfg['type'], registry, where), options, where)
+
+
 def _find(kind: Any, registry: Any, where: str) -> Callable[..., Any]:
     if not isinstance(kind, str):
         if not callable(kind):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vipo.registry import ROOTS, ConfigError
-from vipo.registry.build import find_dotted
+from vipo.registry import ALLOCATORS, BACKBONES, GENERATORS, LOSSES, REWARDS, ROOTS, STRUCTURERS, ConfigError
+from vipo.registry.build import check_component, find_dotted
 
 #: Sections whose components the root registries build.
 SECTIONS = ('generator', 'reward', 'eval_rewards', 'structurer', 'loss')
@@ -17,6 +17,36 @@ def components_of(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, An
     for section in SECTIONS:
         if cfg.get(section) is not None:
             yield from _walk(cfg[section], section)
+
+
+#: Last word of a config key -> where its type is looked up.
+_BY_NAME = {
+    'generator': GENERATORS,
+    'reward': REWARDS,
+    'structurer': STRUCTURERS,
+    'backbone': BACKBONES,
+    'allocator': ALLOCATORS,
+    'loss': LOSSES,
+}
+
+
+def check_sections(cfg: Mapping[str, Any]) -> None:
+    """Check types and option names of every component, before the first of them loads anything.
+
+    Components in places that only their owner knows are left to the build.
+
+    Raises:
+        ConfigError: as the build would say.
+    """
+    for key, section in components_of(cfg):
+        parts = key.split('.')
+        registry = _BY_NAME.get(parts[-1])
+        if parts[0] == 'eval_rewards' and len(parts) == 2:
+            registry = REWARDS
+        if parts[0] == 'structurer' and len(parts) > 2 and parts[-2] == 'parts':
+            registry = STRUCTURERS
+        if registry is not None:
+            check_component(section, registry, key)
 
 
 def component_class(kind: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vipo.registry import STRUCTURERS
+from vipo.registry import STRUCTURERS, ConfigError
 from vipo.structurers.base import Structurer, call_structurer, check_normalization, normalized
 
 COMBINATIONS = ('mean', 'product')
@@ -48,6 +48,9 @@ class CombinedStructurer(Structurer):
         self.normalize = check_normalization(normalize)
         self.combine = combine
         self._parts = {n: STRUCTURERS.build(c, at=f'parts.{n}') for n, c in parts.items()}
+        for name, part in self._parts.items():
+            if getattr(part, 'normalize', None) == 'signed':
+                raise ConfigError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
         self.weights = {n: weights.get(n, 1.0) for n in parts}
 
     @property
@@ -61,7 +64,7 @@ class CombinedStructurer(Structurer):
         maps = {n: call_structurer(part, pixels, grid, prompts) for n, part in self._parts.items()}
         for name, each in maps.items():
             if each.min() < 0:
-                raise ValueError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
+                raise ConfigError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
         if self.combine == 'mean':
             total = sum(self.weights.values())
             combined = torch.stack([self.weights[n] / total * m for n, m in maps.items()]).sum(0)
@@ -97,6 +100,8 @@ class BlendedStructurer(Structurer):
         if not 0 <= schedule[0] < schedule[1] <= 1:
             raise ValueError(f'structurer.schedule must be two increasing shares of the run, got {tuple(schedule)}')
         self.structurer = STRUCTURERS.build(structurer, at='structurer')
+        if getattr(self.structurer, 'normalize', None) == 'signed':
+            raise ConfigError('structurer.structurer is signed, and a floor under a signed map is none')
         self.start, self.end, self.schedule = floor, floor if end is None else end, tuple(schedule)
         self.floor = floor
 
@@ -115,4 +120,6 @@ class BlendedStructurer(Structurer):
 
     def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
         maps = call_structurer(self.structurer, pixels, grid, prompts)
+        if maps.min() < 0:
+            raise ConfigError('structurer.structurer is signed, and a floor under a signed map is none')
         return self.floor + (1 - self.floor) * maps

@@ -66,6 +66,13 @@ class PerceptualStructurer(Structurer):
         self.backbone = BACKBONES.build(backbone, at='backbone')
         self.allocator = ALLOCATORS.build(allocator, at='allocator')
         self.frames_per_batch = frames_per_batch
+        if getattr(self.allocator, 'needs_cls_attention', False) and not getattr(
+            self.backbone, 'has_cls_attention', False
+        ):
+            raise ConfigError(
+                f'{type(self.allocator).__name__} needs the CLS attention of the backbone: set '
+                'structurer.backbone.cls_attention=True, or take a backbone that has a CLS token'
+            )
         self.counts: Counter[str] = Counter()
 
     def parts(self) -> Iterator[object]:

@@ -16,6 +16,7 @@ from vipo.engine.evaluation import Evaluation
 from vipo.engine.hooks.evaluation import evaluations, number_of
 from vipo.registry import HOOKS, ConfigError
 from vipo.statistics import paired_gain
+from vipo.structurers.base import call_structurer
 from vipo.visualization import before_after, map_overlays, reward_curve, to_pixels
 
 
@@ -109,7 +110,12 @@ class ReportHook(Hook):
         if c.structurer is not None:
             pictures = after.pixels[: min(12, self.gallery)]
             with c.working('map'):
-                maps = c.structurer(to_pixels(pictures).to(c.generator.device), c.generator.latent_shape()[1:])
+                maps = call_structurer(
+                    c.structurer,
+                    to_pixels(pictures).to(c.generator.device),
+                    c.generator.latent_shape()[1:],
+                    after.prompts[: len(pictures)],
+                )
             target = folder / 'maps.png'
             map_overlays(after.prompts[: len(pictures)], pictures, maps, target, title, columns=3)
             written.append(target.name)

@@ -10,6 +10,9 @@ from torch import Tensor
 class Allocator(ABC):
     """A rule that says where learning pressure goes."""
 
+    #: Whether it cannot do without :attr:`Features.cls_attention`.
+    needs_cls_attention: bool = False
+
     @abstractmethod
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
         """Raw map of each frame.

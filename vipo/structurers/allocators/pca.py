@@ -44,6 +44,7 @@ class PCAAllocator(Allocator):
         self.combine = combine
         self.sigma = sigma
         self.orientation = orientation
+        self.needs_cls_attention = orientation == 'cls_attention'
 
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
         height, width = features.shape[-2:]

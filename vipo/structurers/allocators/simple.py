@@ -29,6 +29,8 @@ class CLSAttentionAllocator(Allocator):
         ValueError: sigma is negative.
     """
 
+    needs_cls_attention = True
+
     def __init__(self, sigma: float = 1.0) -> None:
         self.sigma = _check_sigma(sigma)
 
