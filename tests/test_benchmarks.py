@@ -68,3 +68,12 @@ def test_full_size_figures_with_random_weights(tmp_path):
     figures = json.loads(out.read_text())['mine']
     assert figures['rollout, planned MiB'] == pytest.approx(figures['rollout, peak MiB'], rel=0.3)
     assert figures['update, planned MiB'] > 0
+
+
+@pytest.mark.slow
+def test_batch_of_32_pictures_costs_less_than_a_third_of_single_calls(tmp_path):
+    """For the rewards over a CLIP and for ImageReward, on their twins; measured 0.10 to 0.14."""
+    out, names = tmp_path / 'figures.json', ['pickscore', 'clipscore', 'aesthetic', 'imagereward']
+    main(['rewards', '--rewards', *names, '--pictures', '32', '--repeats', '5', '--out', str(out)])
+    figures = json.loads(out.read_text())
+    assert {name: row['ratio'] for name, row in figures.items() if row['ratio'] > 1 / 3} == {}

@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     plan = plans['ddp']
     print('\nper iteration and GPU: ' + ', '.join(f'{count:,} {name}' for name, count in plan.counts.items() if count))
     print(f'{plan.flops / 1e15:.2f} PFLOP of the denoiser')
+    kept = {name: f'{size / 1e9:.2f} GB' for name, size in plan.activations.items()}
+    print(f'activations of the update: {kept["with"]} with gradient checkpointing, {kept["without"]} without')
     for note in plan.notes:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:

@@ -88,7 +88,10 @@ def test_signed_maps_are_logged_in_numbers(cfg):
         ({'loss__scalar_clip_range': 0.1}, 'has no effect here'),
         ({'structurer__allocator__orientation': 'cls_attention'}, r'backbone\.cls_attention=True'),
         ({'generator__init': 'meta'}, 'it cannot be trained'),
-        ({'generator__lora': {'_delete_': True, 'rank': 2}, 'generator__keep_reference': True}, 'keep_reference has no effect'),
+        (
+            {'generator__lora': {'_delete_': True, 'rank': 2}, 'generator__keep_reference': True},
+            'keep_reference has no effect',
+        ),
         ({'generator__lora': {'_delete_': True, 'targets': 'to_q'}}, 'targets must be a list'),
         ({'generator__lora': {'_delete_': True, 'targets': []}}, 'targets must be a list'),
         ({'offload': 'reward'}, r'offload=\[reward\]'),

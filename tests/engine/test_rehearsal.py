@@ -32,6 +32,7 @@ def test_shipped_config_is_rehearsed(name, tmp_path, capsys):
     expected = ('at full size', 'the same weights, bit for bit', 'first ratios were 1', 'the same velocity within')
     for words in ('rehearsed in', *expected):
         assert words in said
+    assert int(said.partition('rehearsed in ')[2].partition(' s ')[0]) < 120
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['iterations'] == 2
     first, last = (torch.load(tmp_path / 'run' / f'iter_{i}.pth', weights_only=True)['state_dict'] for i in (1, 2))

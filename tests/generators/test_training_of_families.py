@@ -5,6 +5,7 @@ import torch
 
 from tests.generators.families import FAMILIES, sample, start
 from vipo.diffusion import FlowKernel
+from vipo.engine.measure import PeakMemory
 from vipo.engine.policy import Policy
 from vipo.losses import PolicyLoss
 from vipo.registry import GENERATORS, ConfigError
@@ -108,8 +109,11 @@ def test_micro_batches_change_memory_and_not_the_gradient(name, twin_folder):
     with torch.no_grad():
         v = generator.velocity(noise, now, conditioning)
         sampled = kernel.step(noise, v, now, then, noise=start(generator, 1, 4))
-    results = []
+    results, peaks = [], []
     for size in (4, 2, 1):
+        with torch.no_grad(), PeakMemory() as memory:
+            generator.velocity(noise[:size], now, conditioning[:size])
+        peaks.append(memory.peak)
         for parameter in generator.trainable_parameters():
             parameter.grad = None
         total = 0.0
@@ -126,6 +130,7 @@ def test_micro_batches_change_memory_and_not_the_gradient(name, twin_folder):
         assert total == pytest.approx(results[0][0], abs=1e-5)
         torch.testing.assert_close(gradient, results[0][1], atol=1e-5, rtol=1e-4)
     assert results[0][1].abs().max() > 1e-4
+    assert peaks[0] > 1.5 * peaks[1] > 2 * peaks[2]
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -87,7 +87,7 @@ class EvaluationOptions:
 
 
 #: Frozen parts that can wait in main memory while others work.
-OFFLOADABLE = ('autoencoder', 'reward', 'eval_rewards', 'map')
+OFFLOADABLE = ('autoencoder', 'text_encoders', 'reward', 'eval_rewards', 'map')
 
 
 @dataclass
@@ -140,6 +140,7 @@ class Components:
     def _parts(self, name: str) -> tuple[Any, ...]:
         return {
             'autoencoder': (self.generator.autoencoder,),
+            'text_encoders': self.generator.text_models,
             'reward': (self.reward,),
             'eval_rewards': tuple(self.eval_rewards.values()),
             'map': (self.structurer,),

@@ -116,7 +116,7 @@ class PolicyLoop(IterBasedTrainLoop):
         """Repeat each prompt by the group size, encode it once, and fix every seed and the steps to train."""
         c, seed = self.components, self.runner.seed
         size = c.batch.group_size
-        with self.clock.phase('encode'):
+        with self.clock.phase('encode'), c.working('text_encoders'):
             conditioning = c.generator.encode(data_batch['prompt']).to(c.generator.device).repeat(size)
         # The sampler deals the prompts to the ranks like cards; a prompt that comes twice makes two groups.
         numbers = [i * get_world_size() + get_rank() for i in range(len(data_batch['prompt']))]

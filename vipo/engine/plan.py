@@ -25,7 +25,13 @@ _OVERHEAD = 2 * 2**30
 
 
 #: Part of the config's ``offload`` -> part of a plan.
-_OFFLOADED = {'autoencoder': 'autoencoder', 'reward': 'rewards', 'map': 'map', 'eval_rewards': 'eval rewards'}
+_OFFLOADED = {
+    'autoencoder': 'autoencoder',
+    'reward': 'rewards',
+    'eval_rewards': 'eval rewards',
+    'map': 'map',
+    'text_encoders': 'text encoders',
+}
 
 
 @dataclass
@@ -37,12 +43,14 @@ class Plan:
         counts: passes of the denoiser and samples, of one iteration on one GPU.
         flops: of one iteration on one GPU.
         notes: what was not counted.
+        activations: bytes of the update ``'with'`` and ``'without'`` gradient checkpointing, whichever the config has.
     """
 
     phases: dict[str, dict[str, int]]
     counts: dict[str, int]
     flops: int
     notes: list[str] = field(default_factory=list)
+    activations: dict[str, int] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -77,7 +85,8 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     shards = gpus if strategy == 'fsdp2' else 1
     item = generator.compute_dtype.itemsize
     resident = {
-        'weights': (trained * _MASTER + (0 if lora is None else total * item)) // shards,
+        'weights': (trained * _MASTER if lora is None else total * item) // shards,
+        'LoRA': 0 if lora is None else trained * _MASTER // shards,
         'Adam': trained * _ADAM // shards,
         'EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
         'reference copy': total * _MASTER if lora is None and cfg.generator.get('keep_reference') else 0,
@@ -154,6 +163,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         },
         flops=(forward + replays + references + recomputed + again) * one + replays * back,
         notes=_notes(cfg, generator),
+        activations={'with': replayed.saved_checkpointed, 'without': replayed.saved},
     )
 
 
@@ -204,7 +214,8 @@ def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
         cls = component_class(section.get('type'))
         if hasattr(cls, 'model_bytes'):
             first = key.partition('.')[0]
-            name = {'structurer': 'map', 'reward': 'rewards', 'eval_rewards': 'eval rewards'}.get(first, 'rewards')
+            kinds = {'structurer': 'map', 'reward': 'rewards', 'eval_rewards': 'eval rewards'}
+            name = kinds.get(first, 'rewards')
             size = cls.model_bytes({k: v for k, v in section.items() if k != 'type'})
             parts[name] = parts.get(name, 0) + (size or 0)
     return parts
@@ -226,7 +237,7 @@ def _notes(cfg: Config, generator: PipelineGenerator) -> list[str]:
 
 #: What may be changed so that a plan fits, from the cheapest: text and generator options.
 #: Frozen parts leave the GPU while others work.
-_OFFLOAD_ALL = "offload=['autoencoder', 'reward', 'eval_rewards', 'map']"
+_OFFLOAD_ALL = "offload=['autoencoder', 'reward', 'eval_rewards', 'map', 'text_encoders']"
 REMEDIES: list[tuple[str, dict[str, Any]]] = [
     (_OFFLOAD_ALL, {'offload': list(_OFFLOADED)}),
     ('generator.gradient_checkpointing=True', {'gradient_checkpointing': True}),

@@ -126,6 +126,11 @@ class Generator(ABC):
         """What :meth:`decode` runs, where it can be moved on its own."""
         return None
 
+    @property
+    def text_models(self) -> tuple[nn.Module, ...]:
+        """What :meth:`encode` runs, where it can be moved on its own."""
+        return ()
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters with ``requires_grad``."""
         return [p for p in self.denoiser.parameters() if p.requires_grad]

@@ -270,6 +270,11 @@ class PipelineGenerator(Generator):
     def autoencoder(self) -> nn.Module:
         return self.pipe.vae
 
+    @property
+    def text_models(self) -> tuple[nn.Module, ...]:
+        parts = (getattr(self.pipe, name, None) for name in self.text_encoders)
+        return tuple(part for part in parts if part is not None)
+
     def to(self, device: torch.device | str) -> PipelineGenerator:
         self.pipe.to(device)
         for training in self.training.values():
