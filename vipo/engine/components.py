@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_distributed
 from torch import Tensor, nn
 
 from vipo.advantages import combined_advantages, group_advantages
@@ -20,8 +20,9 @@ from vipo.engine.batch import BatchPlan
 from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
 from vipo.engine.rewards import check_eval_names
+from vipo.engine.strategies.base import Strategy
 from vipo.generators.base import Generator
-from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
+from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRATEGIES, STRUCTURERS, ConfigError
 from vipo.registry.build import check_options, closest
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
@@ -107,6 +108,7 @@ class Components:
     batch: BatchPlan
     evaluation: EvaluationOptions | None
     ema: TrainableEMA | None
+    strategy: Strategy
     offload: tuple[str, ...] = ()
     device: torch.device | str = 'cpu'
 
@@ -117,6 +119,12 @@ class Components:
         for name in self.offload:
             _move(self._parts(name), 'cpu')
         return self
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Within this context many passes without gradients are made; ranks that share the weights prepare for it."""
+        with self.strategy.gathered(self.generator) if is_distributed() else nullcontext():
+            yield
 
     @contextmanager
     def working(self, *names: str) -> Iterator[None]:
@@ -178,6 +186,7 @@ def build_components(cfg: Config) -> Components:
     plain = {k: v for k, v in advantage.items() if k not in ('combine', 'map_on')}
     check_options(group_advantages, {**shared, **plain}, 'advantage')
     combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0}, maps=torch.ones(2, 1, 1, 1, 1))
+    strategy = build_strategy(cfg)
     loss = LOSSES.build(cfg.loss, at='loss')
     if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
         raise ConfigError(
@@ -209,6 +218,8 @@ def build_components(cfg: Config) -> Components:
             'generator.keep_reference=True (it costs the memory of one more denoiser), or train with LoRA'
         )
     policy = Policy(generator)
+    if is_distributed():
+        strategy.shard(generator)  # before the average and the optimiser take hold of the parameters
     return Components(
         generator=generator,
         policy=policy,
@@ -221,6 +232,7 @@ def build_components(cfg: Config) -> Components:
         batch=batch,
         evaluation=evaluation,
         ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
+        strategy=strategy,
         offload=offload,
     )
 
@@ -238,6 +250,15 @@ def _move(parts: Iterable[Any], device: torch.device | str) -> None:
     for part in parts:
         if hasattr(part, 'to'):
             part.to(device)
+
+
+def build_strategy(cfg: Config) -> Strategy:
+    """How ranks share the model; whole copies of it unless the config says otherwise.
+
+    Raises:
+        ConfigError: there is no such strategy, or an option is wrong.
+    """
+    return STRATEGIES.build(cfg.get('strategy') or {'type': 'DDP'}, at='strategy')
 
 
 def build_batch_plan(cfg: Config) -> BatchPlan:

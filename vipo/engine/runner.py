@@ -19,7 +19,7 @@ from torch import distributed
 from vipo.datasets.prompts import collate_prompts
 from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
-from vipo.engine.components import Components, build_components, count_parameters
+from vipo.engine.components import Components, build_components, build_strategy, count_parameters
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.engine.sections import check_sections
 from vipo.registry import ConfigError
@@ -52,6 +52,23 @@ class PolicyRunner(Runner):
         self.resumed_from = self._load_from if self._resume else None
         super().load_or_resume()
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Through main memory: a rank that has a part of the weights has no room for all of them on its GPU."""
+        if self.components.strategy.shards and self.distributed:
+            kwargs['map_location'] = 'cpu'
+        super().resume(filename, *args, **kwargs)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        """What a strategy has divided among the ranks is in place already."""
+        if self.components.strategy.shards and self.distributed:
+            return model
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """Whole copies are sent out by rank 0; parts are what each rank should have."""
+        if not (self.components.strategy.shards and self.distributed):
+            super()._init_model_weights()
+
 
 def _console_level(logger: logging.Logger, level: int) -> None:
     for handler in logger.handlers:
@@ -73,7 +90,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
     components = build_components(cfg)
-    if is_distributed():
+    if is_distributed() and not components.strategy.shards:
         _set_wrapper(cfg, components)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
@@ -111,7 +128,10 @@ def _init_distributed(cfg: Config) -> None:
     if launcher == 'none' or is_distributed():
         return
     if torch.cuda.is_available():
-        init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
+        options = dict((cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
+        if backend := build_strategy(cfg).backend:
+            options['backend'] = backend
+        init_dist(launcher, **options)
         return
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
     if missing:
@@ -124,11 +144,11 @@ def _init_distributed(cfg: Config) -> None:
 
 def _set_wrapper(cfg: Config, components: Components) -> None:
     """Options of DDP that follow from the machine and the generator; a config's own win."""
-    options: dict[str, Any] = {'type': 'MMDistributedDataParallel'}
+    options: dict[str, Any] = {'type': 'MMDistributedDataParallel', **components.strategy.wrapper()}
     if not torch.cuda.is_available():
         options['device_ids'] = None  # MMEngine would hand a CUDA device to DDP
     if isinstance(components.generator.denoiser, torch.nn.ModuleDict):
-        options['find_unused_parameters'] = True  # a denoising step uses one of the networks
+        options.setdefault('find_unused_parameters', True)  # a denoising step uses one of the networks
     if len(options) > 1:
         cfg.model_wrapper_cfg = {**options, **(cfg.get('model_wrapper_cfg') or {})}
 

@@ -42,6 +42,8 @@ class Generator(ABC):
 
     #: The network that predicts velocities and carries the trainable parameters.
     denoiser: nn.Module
+    #: Where the denoiser computes once its weights are divided among ranks: parts may wait in main memory.
+    divided_on: torch.device | None = None
 
     @property
     @abstractmethod
@@ -117,6 +119,10 @@ class Generator(ABC):
     def autoencoder(self) -> nn.Module | None:
         """What :meth:`decode` runs, where it can be moved on its own."""
         return None
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """Whole copies of the denoiser that :meth:`reference` uses."""
+        return []
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters with ``requires_grad``."""
