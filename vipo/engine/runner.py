@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,26 @@ def _init_distributed(cfg: Config) -> None:
             options['backend'] = backend
         init_dist(launcher, **options)
         return
+    if launcher == 'slurm':
+        _slurm_environment()
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
     if missing:
         raise ConfigError(
             f'--launcher {launcher} needs the environment variables {missing}; '
-            'start through torchrun --nproc_per_node=N'
+            'start through tools/dist_train.sh CONFIG GPUS'
         )
     distributed.init_process_group('gloo')
+
+
+def _slurm_environment() -> None:
+    """What torchrun would set, from what Slurm does; MMEngine does this as well, and asks for CUDA on the way."""
+    for name, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+        if f'SLURM_{theirs}' in os.environ:
+            os.environ[name] = os.environ[f'SLURM_{theirs}']
+    nodes = os.environ.get('SLURM_JOB_NODELIST')
+    if nodes and 'MASTER_ADDR' not in os.environ:
+        said = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
+        os.environ['MASTER_ADDR'] = said.stdout.split()[0]
 
 
 def _set_wrapper(cfg: Config, components: Components) -> None:
@@ -159,6 +173,7 @@ def describe(runner: PolicyRunner) -> str:
     trainable, total = count_parameters(c.policy)
     inside = [getattr(c.structurer, part) for part in ('backbone', 'allocator') if hasattr(c.structurer, part)]
     structurer = 'none' if c.structurer is None else ' + '.join(type(x).__name__ for x in inside or [c.structurer])
+    weights = c.strategy.describe() if is_distributed() else 'whole: one process has nothing to divide'
     mode = f', mode {c.loss.mode}' if hasattr(c.loss, 'mode') else ''
     return '\n'.join(
         [
@@ -169,6 +184,7 @@ def describe(runner: PolicyRunner) -> str:
             f'  loss        {type(c.loss).__name__}{mode}',
             f'  rollout     {c.rollout.num_steps} steps, {type(c.rollout.kernel).__name__} eta {c.rollout.kernel.eta}',
             f'  batch       {c.batch.describe()}',
+            *([f'  weights     {weights}'] if c.strategy.shards else []),
             f'  work dir    {runner.work_dir}',
         ]
     )
