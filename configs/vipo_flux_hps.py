@@ -7,6 +7,7 @@ _base_ = [
     '_base_/generators/flux_dev.py',
     '_base_/rewards/hps.py',
     '_base_/structurers/dinov2_pca.py',
+    '_base_/strategies/fsdp2.py',
 ]
 
 rollout = dict(

@@ -50,8 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     for name, plan in list(plans.items())[: 2 if args.gpus > 1 else 1]:
-        later = ' (sharding comes with a later version)' if name == 'fsdp2' else ''
-        print(f'\n{name.upper()} on {args.gpus} GPU(s){later}, GB per GPU')
+        print(f'\n{name.upper()} on {args.gpus} GPU(s), GB per GPU')
         parts = list(dict.fromkeys(p for phase in plan.phases.values() for p in phase))
         print(f'  {"":18s}' + ''.join(f'{phase:>22s}' for phase in plan.phases))
         for part in parts:
@@ -70,7 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:
         remedy = find_remedy(cfg, args.gpus, args.gpu_memory * 1e9)
-        print(f'it would fit with {remedy}' if remedy else 'no option makes it fit: it needs larger GPUs or sharding')
+        print(
+            f'it would fit with {remedy}'
+            if remedy
+            else 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
+        )
     if args.json:
         figures = {name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops} for name, p in plans.items()}
         args.json.write_text(json.dumps(figures, indent=2) + '\n')

@@ -1,33 +1,19 @@
 """Two processes over gloo learn what one process learns: the batch is global, processes only divide the work."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 import torch
 
 from tests.engine.conftest import ROOT, SMALL, history, run, small_config
+from tests.engine.launch import flat
+from tests.engine.launch import launch as launch_with
 from vipo.engine.runner import build_runner
 from vipo.generators.twins import save_twin
 
 OPTIONS = {**SMALL, 'batch.updates_per_iteration': 1}
-
-
-def flat(state):
-    return torch.cat([state[k].double().flatten() for k in sorted(state)])
-
-
-def launch(config, *arguments):
-    """Exit code and output of ``tools/train.py`` in two processes."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    command += ['tools/train.py', str(config), '--launcher', 'pytorch', *arguments]
-    command += ['--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
-    process = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
-    )
-    return process.returncode, process.stdout + process.stderr
+launch = partial(launch_with, options=OPTIONS)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
+from vipo.engine.sharding import is_sharded, spread_optimizer_state, spread_state, whole_optimizer_state, whole_state
 from vipo.registry import HOOKS, ConfigError
 
 _PLAIN = (int, float, str, bool, list)
@@ -77,9 +78,10 @@ class PolicyCheckpointHook(Hook):
             raise ValueError(f'checkpoint.interval and checkpoint.keep must be at least 1, got {interval} and {keep}')
         self.interval = interval
         self.keep = keep
+        self._whole: dict[str, Any] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Drop MMEngine's log history, which only pickle can hold; add the EMA."""
+        """Drop MMEngine's log history, which only pickle can hold; put whole tensors in place of a rank's parts."""
         hub = checkpoint['message_hub']
         info = {k: v for k, v in hub['runtime_info'].items() if type(v) in _PLAIN and k != 'cfg'}
         checkpoint['message_hub'] = {
@@ -89,9 +91,13 @@ class PolicyCheckpointHook(Hook):
         }
         if runner.components.ema is not None:
             checkpoint['ema'] = {k: v.cpu() for k, v in runner.components.ema.average.items()}
+        checkpoint.update(self._whole)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the EMA."""
+        """Divide what was saved among the ranks, where they share the weights; restore the EMA."""
+        checkpoint['state_dict'] = spread_state(checkpoint['state_dict'], runner.components.policy)
+        if 'optimizer' in checkpoint:
+            checkpoint['optimizer'] = spread_optimizer_state(checkpoint['optimizer'], runner.optim_wrapper.optimizer)
         ema = runner.components.ema
         if ema is None:
             return
@@ -117,6 +123,8 @@ class PolicyCheckpointHook(Hook):
 
     def save(self, runner: Runner, done: int) -> None:
         """Write ``iter_{done}.pth``, name it in ``last_checkpoint``, and remove the oldest."""
+        if is_sharded(runner.components.policy.parameters()):
+            self._whole = self.gather(runner)
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
@@ -125,6 +133,17 @@ class PolicyCheckpointHook(Hook):
         write_atomically(folder / 'last_checkpoint', lambda p: p.write_text(str(path)))
         for old in saved_checkpoints(folder)[: -self.keep]:
             old.unlink()
+        self._whole = {}
+
+    def gather(self, runner: Runner) -> dict[str, Any]:
+        """Weights, EMA and optimiser state, whole on rank 0; every rank has to call it."""
+        c = runner.components
+        parts = {'state_dict': whole_state(c.policy.state_dict())}
+        optimizer = runner.optim_wrapper.state_dict()
+        parts['optimizer'] = {**optimizer, **whole_optimizer_state(runner.optim_wrapper.optimizer)}
+        if c.ema is not None:
+            parts['ema'] = whole_state(c.ema.average)
+        return parts
 
 
 def find_latest(work_dir: str | Path) -> str | None:

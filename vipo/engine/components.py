@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_distributed
 from torch import Tensor, nn
 
 from vipo.advantages import combined_advantages, group_advantages
@@ -20,9 +20,10 @@ from vipo.engine.batch import BatchPlan
 from vipo.engine.ema import TrainableEMA
 from vipo.engine.policy import Policy
 from vipo.engine.rewards import check_eval_names
+from vipo.engine.strategies.base import Strategy
 from vipo.generators.base import Generator
 from vipo.generators.pipeline import PipelineGenerator
-from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRUCTURERS, ConfigError
+from vipo.registry import GENERATORS, KERNELS, LOSSES, REWARDS, STEP_SELECTORS, STRATEGIES, STRUCTURERS, ConfigError
 from vipo.registry.build import check_options, closest
 from vipo.registry.lookup import check_sections, component_class
 from vipo.rewards.base import Reward
@@ -109,6 +110,7 @@ class Components:
     batch: BatchPlan
     evaluation: EvaluationOptions | None
     ema: TrainableEMA | None
+    strategy: Strategy
     offload: tuple[str, ...] = ()
     device: torch.device | str = 'cpu'
 
@@ -119,6 +121,12 @@ class Components:
         for name in self.offload:
             _move(self._parts(name), 'cpu')
         return self
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Within this context many passes without gradients are made; ranks that share the weights prepare for it."""
+        with self.strategy.gathered(self.generator) if is_distributed() else nullcontext():
+            yield
 
     @contextmanager
     def working(self, *names: str) -> Iterator[None]:
@@ -181,6 +189,7 @@ def build_components(cfg: Config) -> Components:
     plain = {k: v for k, v in advantage.items() if k not in ('combine', 'map_on')}
     check_options(group_advantages, {**shared, **plain}, 'advantage')
     combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0}, maps=torch.ones(2, 1, 1, 1, 1))
+    strategy = build_strategy(cfg)
     loss = LOSSES.build(cfg.loss, at='loss')
     if cfg.get('structurer') is not None and getattr(loss, 'mode', 'position') == 'scalar':
         raise ConfigError(
@@ -217,6 +226,8 @@ def build_components(cfg: Config) -> Components:
     if getattr(loss, 'needs_reference', False) and not generator.has_reference:
         raise ConfigError(_NO_REFERENCE)
     policy = Policy(generator)
+    if is_distributed():
+        strategy.shard(generator)  # before the average and the optimiser take hold of the parameters
     return Components(
         generator=generator,
         policy=policy,
@@ -229,6 +240,7 @@ def build_components(cfg: Config) -> Components:
         batch=batch,
         evaluation=evaluation,
         ema=TrainableEMA(policy, **cfg.ema) if cfg.get('ema') else None,
+        strategy=strategy,
         offload=offload,
     )
 
@@ -273,6 +285,15 @@ def _move(parts: Iterable[Any], device: torch.device | str) -> None:
     for part in parts:
         if hasattr(part, 'to'):
             part.to(device)
+
+
+def build_strategy(cfg: Config) -> Strategy:
+    """How ranks share the model; whole copies of it unless the config says otherwise.
+
+    Raises:
+        ConfigError: there is no such strategy, or an option is wrong.
+    """
+    return STRATEGIES.build(cfg.get('strategy') or {'type': 'DDP'}, at='strategy')
 
 
 def build_batch_plan(cfg: Config) -> BatchPlan:

@@ -24,6 +24,7 @@ KNOWN_KEYS = frozenset(
         'evaluation',
         'ema',
         'offload',
+        'strategy',
         'train_dataloader',
         'train_cfg',
         'optim_wrapper',

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vipo.engine.sharding import local, spread_like
 from vipo.registry import ConfigError
 
 #: The way out where a checkpoint does not fit.
@@ -32,6 +33,7 @@ class TrainableEMA:
             raise ConfigError(f'ema.decay must be in [0, 1), got {decay}')
         self.decay = decay
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        #: Divided among the ranks as the parameters are.
         self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._parameters.items()}
 
     @torch.no_grad()
@@ -39,7 +41,7 @@ class TrainableEMA:
         """One step of the average, after an optimiser step."""
         for name, parameter in self._parameters.items():
             average = self.average[name] = self.average[name].to(parameter.device)
-            average.lerp_(parameter, 1 - self.decay)
+            local(average).lerp_(local(parameter), 1 - self.decay)
 
     @contextmanager
     @torch.no_grad()
@@ -55,7 +57,7 @@ class TrainableEMA:
                 parameter.copy_(kept[name])
 
     def load(self, average: dict[str, Tensor]) -> None:
-        """Take over a saved average.
+        """Take over a saved average, whole on every rank.
 
         Raises:
             ConfigError: its names or shapes are not the module's.
@@ -66,4 +68,4 @@ class TrainableEMA:
                 'the checkpoint does not belong to this config: its averaged weights are of other parameters. '
                 + OTHER_CONFIG
             )
-        self.average = {n: v.clone() for n, v in average.items()}
+        self.average = {n: spread_like(v, self._parameters[n]).clone() for n, v in average.items()}

@@ -103,7 +103,10 @@ def evaluate(
         records: of the prompt file.
         rewards: by name.
     """
-    mine = list(range(get_rank(), len(records), get_world_size()))
+    # Equally many on each rank, since ranks that share the weights need each other in every pass; what is left over
+    # begins again at the first prompt, and is dropped below.
+    shares = -(-len(records) // get_world_size())
+    mine = [(get_rank() + k * get_world_size()) % len(records) for k in range(shares)]
     sigmas = generator.sigmas(num_steps)
     rows: list[dict[str, Any]] = []
     with clock.phase('evaluation', len(mine)):

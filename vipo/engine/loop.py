@@ -137,7 +137,7 @@ class PolicyLoop(IterBasedTrainLoop):
         c = self.components
         sigmas, shape, device = c.generator.sigmas(c.rollout.num_steps), c.generator.latent_shape(), c.generator.device
         parts = []
-        with self.clock.phase('rollout', c.batch.samples):
+        with self.clock.phase('rollout', c.batch.samples), c.sampling():
             initial, start = self.initial_latents(samples, sigmas)
             for piece in c.batch.slices(c.batch.micro_batch_size):
                 noise = SampleNoise(samples.seeds[piece], shape, device, samples.signs[piece])

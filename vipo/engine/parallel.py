@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from mmengine.dist import all_gather, all_gather_object, barrier, get_world_size, is_distributed
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 from vipo.engine.scoring import RunStopped
 
@@ -51,21 +52,26 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def check_equal_weights(parameters: Iterable[Tensor]) -> None:
+def check_equal_weights(
+    parameters: Iterable[Tensor], what: str = 'the trained weights', when: str = 'after the first update'
+) -> None:
     """Stop ranks that have drifted apart, which training in parallel can never notice by itself.
 
+    What is divided among the ranks differs by design and is left out: it was compared before it was divided.
+
     Raises:
-        RunStopped: the trained weights of some rank differ from those of rank 0.
+        RunStopped: the weights of some rank differ from those of rank 0.
     """
     if get_world_size() == 1:
         return
     # Equal weights give equal sums bit for bit; the second sum sees exchanged values too.
-    sums = [(p.detach().double().sum().item(), p.detach().double().square().sum().item()) for p in parameters]
+    copies = (p.detach().double() for p in parameters if not isinstance(p, DTensor))
+    sums = [(p.sum().item(), p.square().sum().item()) for p in copies]
     everyone = all_gather_object(sums)
     apart = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
     if apart:
         raise RunStopped(
-            f'the trained weights on rank(s) {apart} differ from those on rank 0 after the first update. Something '
+            f'{what} on rank(s) {apart} differ from those on rank 0 {when}. Something '
             'that depends on the rank touched weights or gradients: a hook, an unseeded initialisation, or another '
             'version of a library on that machine'
         )

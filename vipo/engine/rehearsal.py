@@ -217,6 +217,8 @@ def _table(cfg: Config, runner: Any, folder: Path, apart: float | None) -> list[
     for key, section in components_of(cfg):
         if text := getattr(component_class(section['type']), 'not_rehearsed', None):
             rows.append(('not rehearsed', f'{key}: {text}'))
+    if c.strategy.shards:
+        rows.append(('not rehearsed', f'strategy: {type(c.strategy).__name__} divides nothing in one process'))
     if c.structurer is not None:
         parts = [getattr(c.structurer, n, None) for n in ('backbone', 'allocator')]
         names = [type(p).__name__ for p in (c.structurer, *parts) if p is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import distributed
 from vipo.datasets.prompts import collate_prompts
 from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
-from vipo.engine.components import Components, build_components, count_parameters
+from vipo.engine.components import Components, build_components, build_strategy, count_parameters
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.engine.sections import check_sections
 from vipo.registry import ConfigError
@@ -53,6 +54,23 @@ class PolicyRunner(Runner):
         self.resumed_from = self._load_from if self._resume else None
         super().load_or_resume()
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Through main memory: a rank that has a part of the weights has no room for all of them on its GPU."""
+        if self.components.strategy.shards and self.distributed:
+            kwargs['map_location'] = 'cpu'
+        super().resume(filename, *args, **kwargs)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        """What a strategy has divided among the ranks is in place already."""
+        if self.components.strategy.shards and self.distributed:
+            return model
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """Whole copies are sent out by rank 0; parts are what each rank should have."""
+        if not (self.components.strategy.shards and self.distributed):
+            super()._init_model_weights()
+
 
 def _console_level(logger: logging.Logger, level: int) -> None:
     for handler in logger.handlers:
@@ -74,7 +92,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
     components = build_components(cfg)
-    if is_distributed():
+    if is_distributed() and not components.strategy.shards:
         _set_wrapper(cfg, components)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
@@ -113,24 +131,40 @@ def _init_distributed(cfg: Config) -> None:
     if launcher == 'none' or is_distributed():
         return
     if torch.cuda.is_available():
-        init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
+        options = dict((cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
+        if backend := build_strategy(cfg).backend:
+            options['backend'] = backend
+        init_dist(launcher, **options)
         return
+    if launcher == 'slurm':
+        _slurm_environment()
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
     if missing:
         raise ConfigError(
             f'--launcher {launcher} needs the environment variables {missing}; '
-            'start through torchrun --nproc_per_node=N'
+            'start through tools/dist_train.sh CONFIG GPUS'
         )
     distributed.init_process_group('gloo')
 
 
+def _slurm_environment() -> None:
+    """What torchrun would set, from what Slurm does; MMEngine does this as well, and asks for CUDA on the way."""
+    for name, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+        if f'SLURM_{theirs}' in os.environ:
+            os.environ[name] = os.environ[f'SLURM_{theirs}']
+    nodes = os.environ.get('SLURM_JOB_NODELIST')
+    if nodes and 'MASTER_ADDR' not in os.environ:
+        said = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
+        os.environ['MASTER_ADDR'] = said.stdout.split()[0]
+
+
 def _set_wrapper(cfg: Config, components: Components) -> None:
     """Options of DDP that follow from the machine and the generator; a config's own win."""
-    options: dict[str, Any] = {'type': 'MMDistributedDataParallel'}
+    options: dict[str, Any] = {'type': 'MMDistributedDataParallel', **components.strategy.wrapper()}
     if not torch.cuda.is_available():
         options['device_ids'] = None  # MMEngine would hand a CUDA device to DDP
     if isinstance(components.generator.denoiser, torch.nn.ModuleDict):
-        options['find_unused_parameters'] = True  # a denoising step uses one of the networks
+        options.setdefault('find_unused_parameters', True)  # a denoising step uses one of the networks
     if len(options) > 1:
         cfg.model_wrapper_cfg = {**options, **(cfg.get('model_wrapper_cfg') or {})}
 
@@ -141,6 +175,7 @@ def describe(runner: PolicyRunner) -> str:
     trainable, total = count_parameters(c.policy)
     inside = [getattr(c.structurer, part) for part in ('backbone', 'allocator') if hasattr(c.structurer, part)]
     structurer = 'none' if c.structurer is None else ' + '.join(type(x).__name__ for x in inside or [c.structurer])
+    weights = c.strategy.describe() if is_distributed() else 'whole: one process has nothing to divide'
     mode = f', mode {c.loss.mode}' if hasattr(c.loss, 'mode') else ''
     return '\n'.join(
         [
@@ -151,6 +186,7 @@ def describe(runner: PolicyRunner) -> str:
             f'  loss        {type(c.loss).__name__}{mode}',
             f'  rollout     {c.rollout.num_steps} steps, {type(c.rollout.kernel).__name__} eta {c.rollout.kernel.eta}',
             f'  batch       {c.batch.describe()}',
+            *([f'  weights     {weights}'] if c.strategy.shards else []),
             f'  work dir    {runner.work_dir}',
         ]
     )

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from vipo.diffusion.rollout import Trajectory, replay
 from vipo.engine.batch import Samples
 from vipo.engine.clock import PhaseClock
 from vipo.engine.scoring import RunStopped
+from vipo.engine.sharding import is_sharded, local
 from vipo.losses.kl import KLInput
 
 if TYPE_CHECKING:
@@ -143,7 +145,11 @@ def _check_first_ratio(deviation: float, tolerance: float) -> None:
 
 def _check_gradients(model: nn.Module) -> None:
     """Stop before a bad gradient reaches the weights; nothing that was saved is touched."""
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    with_gradient = [(n, p) for n, p in model.named_parameters() if p.grad is not None]
+    bad = [n for n, p in with_gradient if not local(p.grad).isfinite().all()]
+    if is_sharded(p for _, p in with_gradient):
+        # Each rank sees its part alone, and one that stopped by itself would leave the others waiting.
+        bad = sorted({name for names in all_gather_object(bad) for name in names})
     if bad:
         raise RunStopped(
             f'{len(bad)} gradients are not finite (such as {bad[0]}); the optimiser step was not taken. Lower the '
@@ -152,5 +158,8 @@ def _check_gradients(model: nn.Module) -> None:
 
 
 def _synchronised(model: nn.Module, final: bool) -> AbstractContextManager[None]:
-    """DDP averages gradients over ranks on the last backward pass of an optimiser step only."""
+    """DDP averages gradients over ranks on the last backward pass of an optimiser step only.
+
+    FSDP2 has no ``no_sync``: it averages on each, so that no rank ever keeps a whole gradient.
+    """
     return nullcontext() if final or not hasattr(model, 'no_sync') else model.no_sync()

@@ -50,6 +50,8 @@ class Generator(ABC):
 
     #: The network that predicts velocities and carries the trainable parameters.
     denoiser: nn.Module
+    #: Where the denoiser computes once its weights are divided among ranks: parts may wait in main memory.
+    divided_on: torch.device | None = None
 
     @property
     @abstractmethod
@@ -130,6 +132,10 @@ class Generator(ABC):
     def text_models(self) -> tuple[nn.Module, ...]:
         """What :meth:`encode` runs, where it can be moved on its own."""
         return ()
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """Whole copies of the denoiser that :meth:`reference` uses."""
+        return []
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters with ``requires_grad``."""

@@ -264,7 +264,7 @@ class PipelineGenerator(Generator):
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        return self.divided_on or next(self.denoiser.parameters()).device
 
     @property
     def autoencoder(self) -> nn.Module:
@@ -276,9 +276,15 @@ class PipelineGenerator(Generator):
         return tuple(part for part in parts if part is not None)
 
     def to(self, device: torch.device | str) -> PipelineGenerator:
-        self.pipe.to(device)
-        for training in self.training.values():
-            training.to(device)
+        if self.divided_on is None:
+            self.pipe.to(device)
+            for training in self.training.values():
+                training.to(device)
+            return self
+        # What is divided among ranks stays where its parts are.
+        for name, part in self.pipe.components.items():
+            if isinstance(part, nn.Module) and name not in self._networks:
+                part.to(device)
         return self
 
     @property
@@ -398,6 +404,9 @@ class PipelineGenerator(Generator):
                 yield
             finally:
                 self._networks = trained
+
+    def frozen_networks(self) -> list[nn.Module]:
+        return [t.frozen for t in self.training.values() if t.frozen is not None]
 
     def save_pretrained(self, folder: str | Path) -> None:
         for name, network in self._networks.items():

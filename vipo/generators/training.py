@@ -67,6 +67,11 @@ class Trainable:
         """Whether :meth:`reference` can be entered."""
         return self.lora or self._frozen is not None
 
+    @property
+    def frozen(self) -> nn.Module | None:
+        """The copy from before training, where one is kept."""
+        return self._frozen
+
     def to(self, device: torch.device | str) -> None:
         """Move the frozen copy; the denoiser belongs to its pipeline."""
         if self._frozen is not None:

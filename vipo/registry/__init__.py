@@ -18,6 +18,7 @@ BACKBONES = Registry('backbone', build_func=build_component, scope='vipo', locat
 ALLOCATORS = Registry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
 STRUCTURERS = Registry('structurer', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
 LOSSES = Registry('loss', build_func=build_component, scope='vipo', locations=['vipo.losses'])
+STRATEGIES = Registry('strategy', build_func=build_component, scope='vipo', locations=['vipo.engine.strategies'])
 
 
 def _child(name: str, *locations: str) -> Registry:
@@ -42,7 +43,10 @@ VISUALIZERS = _child('VISUALIZERS')
 VISBACKENDS = _child('VISBACKENDS')
 
 #: The roots, by name: what ``tools/list_components.py`` prints.
-ROOTS = {r.name: r for r in (GENERATORS, KERNELS, STEP_SELECTORS, REWARDS, BACKBONES, ALLOCATORS, STRUCTURERS, LOSSES)}
+ROOTS = {
+    r.name: r
+    for r in (GENERATORS, KERNELS, STEP_SELECTORS, REWARDS, BACKBONES, ALLOCATORS, STRUCTURERS, LOSSES, STRATEGIES)
+}
 
 __all__ = [
     'ALLOCATORS',
@@ -64,6 +68,7 @@ __all__ = [
     'REWARDS',
     'ROOTS',
     'STEP_SELECTORS',
+    'STRATEGIES',
     'STRUCTURERS',
     'VISBACKENDS',
     'VISUALIZERS',

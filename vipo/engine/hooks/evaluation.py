@@ -79,7 +79,7 @@ class EvaluationHook(Hook):
         """Evaluate the policy as it is after ``done`` iterations."""
         c = runner.components
         averaged = c.ema.applied() if c.ema is not None else nullcontext()
-        with averaged, c.working('autoencoder', 'text_encoders', 'reward', 'eval_rewards'):
+        with averaged, c.sampling(), c.working('autoencoder', 'text_encoders', 'reward', 'eval_rewards'):
             result = evaluate(
                 c.generator,
                 c.policy,

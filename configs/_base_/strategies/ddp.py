@@ -1,0 +1,2 @@
+# Every rank has the whole model: LoRA, and small models.
+strategy = dict(type='DDP')
