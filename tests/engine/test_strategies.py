@@ -156,6 +156,16 @@ def test_a_shared_run_goes_on_anywhere(saved, strategy, processes):
 
 
 @pytest.mark.slow
+def test_a_shared_run_goes_on_without_a_launcher(saved):
+    folder, options = saved
+    point = str(folder / 'first' / 'iter_1.pth')
+    one_process(folder / 'plain', {**options, 'resume': True, 'load_from': point})
+    theirs = load(folder / 'plain')
+    for name, tensor in load(folder / 'one')['state_dict'].items():
+        torch.testing.assert_close(theirs['state_dict'][name], tensor, **CLOSE, msg=name)
+
+
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_shared(saved, tmp_path):
     folder, options = saved
     (tmp_path / 'resave.py').write_text(RESAVE)
