@@ -69,11 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:
         remedy = find_remedy(cfg, args.gpus, args.gpu_memory * 1e9)
-        print(
-            f'it would fit with {remedy}'
-            if remedy
-            else 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
-        )
+        nothing = 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
+        print(f'it would fit with {remedy}' if remedy else nothing)
     if args.json:
         figures = {name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops} for name, p in plans.items()}
         args.json.write_text(json.dumps(figures, indent=2) + '\n')

@@ -39,6 +39,8 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('structurer.allocator.sigmo=1', ["config key 'structurer.allocator'", "Did you mean 'sigma'"]),
         ('rollout.kernel.eta=-1', ['eta must be finite and not negative']),
         ('rollout.kernel.eta=0', ['rollout.kernel.eta is 0']),
+        ('strategy.type=FSDP', ["config key 'strategy'", "'FSDP2'"]),
+        ('strategy=FSDP2', ["config key 'strategy'", "dict(type='FSDP2')"]),
         ('rollout.num_steps=1', ['rollout.num_steps']),
         ('rollout.selector.size=9', ['window of 9 steps']),
         ('loss.clip_range=0', ['loss.clip_range must be positive']),

@@ -3,11 +3,14 @@
 import json
 from itertools import count
 
+import numpy as np
 import pytest
 import torch
 
 from tests.engine.conftest import ROOT, SMALL, run, small_config
 from tests.engine.launch import launch
+from vipo.engine.config import override, read_config
+from vipo.engine.evaluation import Evaluation
 from vipo.generators.twins import save_twin
 
 OPTIONS = {**SMALL, 'batch.updates_per_iteration': 1, 'evaluation': None}
@@ -86,12 +89,42 @@ generator = dict(
 loss = dict(kl_weight=0.1)
 """
     options = {**OPTIONS, 'batch.micro_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-5}
+    # Three held-out prompts are no even share for two.
+    del options['evaluation']
+    options |= {'evaluation.num_prompts': 3, 'evaluation.num_steps': 2, 'evaluation.batch_size': 1}
     plain = write(tmp_path, 'ddp', generator)
     shared = write(tmp_path, 'fsdp2_offload', generator + 'strategy = dict(keep_in_rollout=False)\n')
-    for name, config, processes in (('one', plain, 1), ('two', shared, 2)):
-        code, said = launch(config, '--work-dir', str(tmp_path / name), options=options, processes=processes)
-        assert code == 0, said[-3000:]
+    cfg = read_config(plain)
+    override(cfg, options)
+    cfg.work_dir = str(tmp_path / 'one')
+    run(cfg)
+    code, said = launch(shared, '--work-dir', str(tmp_path / 'two'), options=options)
+    assert code == 0, said[-3000:]
     assert_same_run(tmp_path / 'one', tmp_path / 'two')
+    for done in (0, 2):
+        ours, theirs = (Evaluation.load(tmp_path / n / 'evaluations' / f'iter_{done}.npz') for n in ('one', 'two'))
+        assert ours.prompts == theirs.prompts
+        for name, scores in ours.scores.items():
+            np.testing.assert_allclose(theirs.scores[name], scores, rtol=0, atol=1e-5, err_msg=name)
+        # A level of 255 may round the other way.
+        assert np.abs(ours.pixels.astype(int) - theirs.pixels).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_stops_all_ranks(tmp_path):
+    (tmp_path / 'spoil.py').write_text(
+        'from mmengine.dist import get_rank\n'
+        'from mmengine.hooks import Hook\n'
+        'class Spoil(Hook):\n'
+        '    def after_reward(self, runner, samples):\n'
+        '        if get_rank() == 1:\n'
+        "            samples.advantage[:] = float('nan')\n"
+    )
+    config = write(tmp_path, 'fsdp2', "custom_hooks = [dict(type='spoil.Spoil')]\n")
+    code, said = launch(config, '--work-dir', str(tmp_path / 'run'), options=OPTIONS)
+    assert code != 0
+    assert said.count('gradients are not finite') == 2
+    assert not list((tmp_path / 'run').glob('iter_*.pth'))
 
 
 RESAVE = """
@@ -153,6 +186,16 @@ def test_a_shared_run_goes_on_anywhere(saved, strategy, processes):
         for part in ('state_dict', 'ema'):
             for name, tensor in ours[part].items():
                 torch.testing.assert_close(theirs[part][name], tensor, **CLOSE, msg=f'{part} {name}')
+
+
+@pytest.mark.slow
+def test_a_shared_run_goes_on_without_a_launcher(saved):
+    folder, options = saved
+    point = str(folder / 'first' / 'iter_1.pth')
+    one_process(folder / 'plain', {**options, 'resume': True, 'load_from': point})
+    theirs = load(folder / 'plain')
+    for name, tensor in load(folder / 'one')['state_dict'].items():
+        torch.testing.assert_close(theirs['state_dict'][name], tensor, **CLOSE, msg=name)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def test_built_object_is_taken_as_it_is():
         ('allocator', 'UniformAllocator'),
         ('structurer', 'PerceptualStructurer'),
         ('loss', 'PolicyLoss'),
+        ('strategy', 'FSDP2'),
     ],
 )
 def test_shipped_component_is_registered(root, name):

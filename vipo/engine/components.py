@@ -122,10 +122,15 @@ class Components:
             _move(self._parts(name), 'cpu')
         return self
 
+    @property
+    def divided(self) -> bool:
+        """Whether each rank has a part of the weights; a single process has all of them whatever the strategy is."""
+        return is_distributed() and self.strategy.shards
+
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Within this context many passes without gradients are made; ranks that share the weights prepare for it."""
-        with self.strategy.gathered(self.generator) if is_distributed() else nullcontext():
+        with self.strategy.gathered(self.generator) if self.divided else nullcontext():
             yield
 
     @contextmanager

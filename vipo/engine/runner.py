@@ -56,19 +56,19 @@ class PolicyRunner(Runner):
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Through main memory: a rank that has a part of the weights has no room for all of them on its GPU."""
-        if self.components.strategy.shards and self.distributed:
+        if self.components.divided:
             kwargs['map_location'] = 'cpu'
         super().resume(filename, *args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
         """What a strategy has divided among the ranks is in place already."""
-        if self.components.strategy.shards and self.distributed:
+        if self.components.divided:
             return model
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _init_model_weights(self) -> None:
         """Whole copies are sent out by rank 0; parts are what each rank should have."""
-        if not (self.components.strategy.shards and self.distributed):
+        if not self.components.divided:
             super()._init_model_weights()
 
 
@@ -92,7 +92,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     if is_main_process():
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
     components = build_components(cfg)
-    if is_distributed() and not components.strategy.shards:
+    if is_distributed() and not components.divided:
         _set_wrapper(cfg, components)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
