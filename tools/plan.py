@@ -52,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     for name, plan in list(plans.items())[: 2 if args.gpus > 1 else 1]:
         print(f'\n{name.upper()} on {args.gpus} GPU(s), GB per GPU')
         parts = list(dict.fromkeys(p for phase in plan.phases.values() for p in phase))
-        print(f'  {"":18s}' + ''.join(f'{phase:>22s}' for phase in plan.phases))
+        print(f'  {"":26s}' + ''.join(f'{phase:>22s}' for phase in plan.phases))
         for part in parts:
             sizes = [phase.get(part, 0) / 1e9 for phase in plan.phases.values()]
             if any(sizes):
-                print(f'  {part:18s}' + ''.join(f'{size:22.2f}' for size in sizes))
-        print(f'  {"sum":18s}' + ''.join(f'{sum(phase.values()) / 1e9:22.2f}' for phase in plan.phases.values()))
+                print(f'  {part:26s}' + ''.join(f'{size:22.2f}' for size in sizes))
+        print(f'  {"sum":26s}' + ''.join(f'{sum(phase.values()) / 1e9:22.2f}' for phase in plan.phases.values()))
         verdict = 'fits' if plan.peak <= args.gpu_memory * 1e9 else 'does NOT fit'
         print(f'  peak {plan.peak / 1e9:.1f} GB with 2 GiB for what is no tensor: {verdict} in {args.gpu_memory:g} GB')
     plan = plans['ddp']
