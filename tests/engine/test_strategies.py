@@ -88,10 +88,10 @@ generator = dict(
 )
 loss = dict(kl_weight=0.1)
 """
-    options = {**OPTIONS, 'batch.micro_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-5}
+    options = {**OPTIONS, 'batch.group_size': 2, 'batch.micro_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-5}
     # Three held-out prompts are no even share for two.
     del options['evaluation']
-    options |= {'evaluation.num_prompts': 3, 'evaluation.num_steps': 2, 'evaluation.batch_size': 1}
+    options |= {'evaluation.num_prompts': 3, 'evaluation.num_steps': 1, 'evaluation.batch_size': 1}
     plain = write(tmp_path, 'ddp', generator)
     shared = write(tmp_path, 'fsdp2_offload', generator + 'strategy = dict(keep_in_rollout=False)\n')
     cfg = read_config(plain)
