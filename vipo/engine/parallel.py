@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, barrier, get_world_size, is_distributed
+from mmengine.dist import all_gather, all_gather_object, barrier, get_rank, get_world_size, is_distributed
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
+from vipo.engine.clock import PhaseClock
 from vipo.engine.scoring import RunStopped
+from vipo.generators.base import Generator
 
 
 def gather(x: Tensor) -> Tensor:
@@ -33,16 +35,28 @@ def check_same_names(names: Iterable[str], what: str) -> list[str]:
 
 
 def over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    """Values to log, the same on every rank: the largest of a deviation, the mean of everything else."""
+    """Values to log, the same on every rank: the largest of a deviation or a peak, the mean of everything else."""
     if get_world_size() == 1:
         return logs
     everyone = all_gather_object(logs)
     return {
         name: max(rank[name] for rank in everyone)
-        if name.endswith('deviation')
+        if name.endswith(('deviation', 'peak_mib'))
         else sum(rank[name] for rank in everyone) / len(everyone)
         for name in logs
     }
+
+
+def encode_in_shares(generator: Generator, prompts: Sequence[str], clock: PhaseClock) -> None:
+    """Have a generator that stores encodings store those of all prompts; ranks divide what is missing."""
+    missing = generator.unencoded(prompts)
+    barrier()  # before anybody writes, so that all divide the same list
+    mine = missing[get_rank() :: get_world_size()]
+    with clock.phase('encode prompts ahead', len(mine)):
+        generator.encode_ahead(mine, clock.advance)
+        barrier()
+        # Nothing is left to do here, unless the ranks do not share the folder.
+        generator.encode_ahead(generator.unencoded(prompts), clock.advance)
 
 
 def leave() -> None:

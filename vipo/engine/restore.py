@@ -37,10 +37,10 @@ def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: 
     Raises:
         ConfigError: the checkpoint is missing or damaged, or belongs to another config.
     """
+    saved = None if checkpoint is None else load_tensors_only(str(checkpoint), map_location='cpu')
     generator = GENERATORS.build(cfg.generator, at='generator')
-    if checkpoint is None:
+    if saved is None:
         return generator
-    saved = load_tensors_only(str(checkpoint), map_location='cpu')
     policy = Policy(generator)
     state = dict(saved['state_dict'])
     if averaged and 'ema' in saved:

@@ -84,7 +84,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     Raises:
         ConfigError: the config is wrong; raised before the first weights are loaded wherever that can be known.
     """
-    _init_distributed(cfg)
+    init_distributed(cfg)
     init_default_scope('vipo')
     quiet_third_parties()
     check_sections(cfg)
@@ -125,7 +125,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     return runner
 
 
-def _init_distributed(cfg: Config) -> None:
+def init_distributed(cfg: Config) -> None:
     """Start the process group; on a machine without a GPU with gloo, before MMEngine would ask for CUDA."""
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or is_distributed():
