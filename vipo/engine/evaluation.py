@@ -68,11 +68,12 @@ class Evaluation:
         write_atomically(path, write)
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
-        """Read what :meth:`save` wrote."""
+    def load(cls, path: Path, pictures: bool = True) -> Evaluation:
+        """Read what :meth:`save` wrote; without ``pictures``, :attr:`pixels` is empty."""
         with np.load(path, allow_pickle=False) as data:
             scores = {k.removeprefix('score:'): data[k] for k in data.files if k.startswith('score:')}
-            return cls([str(p) for p in data['prompts']], scores, data['pixels'], str(data['setup']))
+            pixels = data['pixels'] if pictures else np.zeros((0, 3, 1, 0, 0), np.uint8)
+            return cls([str(p) for p in data['prompts']], scores, pixels, str(data['setup']))
 
 
 def setup_of(cfg: Config) -> str:

@@ -76,17 +76,21 @@ class HeldOutResults:
 
     def table(self) -> list[str]:
         """Lines of an aligned table of :meth:`measures`; parts of rewards are left to the file."""
-        rows = [['', 'before', 'after', 'difference (95 % interval)', 'gain in std (95 % interval)']]
-        single = [['', 'after (95 % interval)']]
         rewards = self.about.get('rewards', {})
+        pairs = [['', 'before', 'after', 'difference (95 % interval)', 'gain in std (95 % interval)']]
+        alone = [['', '95 % interval']]
         for name, of in self.measures().items():
             if 'value' in of:
-                single.append([name, _with_interval(of['value'])])
-            elif name in rewards or name.startswith('diversity/'):
-                means = [f'{of[when].value:.4f}' if when in of else '-' for when in ('before', 'after')]
-                spans = [_with_interval(of[k], '+') if k in of else '-' for k in ('difference', 'gain')]
-                rows.append([name, *means, *spans])
-        lines = _aligned(rows) + ([] if len(single) == 1 else ['', *_aligned(single)])
+                alone.append([name, _with_interval(of['value'])])
+            elif name not in rewards and not name.startswith('diversity/'):
+                continue
+            elif 'difference' not in of:
+                alone += [[f'{name}, {when}', _with_interval(x)] for when, x in of.items()]
+            else:
+                gain = _with_interval(of['gain'], '+') if 'gain' in of else '-'
+                means = [f'{of[when].value:.4f}' for when in ('before', 'after')]
+                pairs.append([name, *means, _with_interval(of['difference'], '+'), gain])
+        lines = [line for rows in (pairs, alone) if len(rows) > 1 for line in (*_aligned(rows), '')]
         for column, count in self.without_score().items():
             if column.partition('/')[2] in rewards:
                 lines.append(f'{column}: {count} of {len(self.prompts)} prompts have no valid score')

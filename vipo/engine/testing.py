@@ -42,6 +42,8 @@ from vipo.structurers.backbones.base import Backbone
 from vipo.structurers.backbones.reward_tower import RewardTowerBackbone, clip_towers
 from vipo.structurers.base import bind_reward, call_structurer, set_progress
 
+#: Prompts of which all samples are kept as pictures, to see their variety.
+VARIETY = 8
 Velocity = Callable[[Tensor, float, Conditioning], Tensor]
 
 
@@ -268,7 +270,8 @@ def measure_unit(bench: Bench, index: list[int], samples: int, shown: int, clock
         mine = {k: v[..., j] for k, v in values.items()}
         pictures = {}
         if number < shown:
-            pictures = {when: side.pictures(j) for when, side in sides.items()}
+            count = samples if number < VARIETY else 1
+            pictures = {when: side.pictures(j, count) for when, side in sides.items()}
             pictures |= {} if maps is None else {'map': maps[j]}
         rows.append(
             PromptRow(
@@ -329,9 +332,9 @@ class _Side:
         found = {name: mean_pairwise(features, feature_distance) for name, features in self.features.items()}
         return {**found, 'pixels': mean_pairwise(self.pixels, pixel_distance)}
 
-    def pictures(self, prompt: int) -> np.ndarray:
-        """``(K, 3, Y, X)`` uint8, the middle frames of one prompt's samples."""
-        return np.stack([quantised(p[prompt, :, p.shape[2] // 2]) for p in self.pixels])
+    def pictures(self, prompt: int, count: int) -> np.ndarray:
+        """``(count, 3, Y, X)`` uint8, the middle frames of one prompt's first samples."""
+        return np.stack([quantised(p[prompt, :, p.shape[2] // 2]) for p in self.pixels[:count]])
 
 
 def _change(before: _Side, after: _Side, scenes: list[Scene] | None) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def variety(
     block = count * (side + gap)
     shape = next(iter(samples.values()))[0].shape
     cell = words + round(side * min(1.0, shape[2] / shape[3])) + gap
-    sheet = Canvas(gap + len(samples) * (block + gap), head + len(prompts) * cell)
+    sheet = Canvas(max(560, gap + len(samples) * (block + gap)), head + len(prompts) * cell)
     sheet.text(title, gap, 6, size=15)
     for j, (name, rows) in enumerate(samples.items()):
         left = gap + j * (block + gap)
