@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,23 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def decimals(self) -> int:
+        """Places after the point that it is worth: two digits of its width."""
+        width = self.high - self.low
+        return 3 if not width > 0 else min(6, max(0, 1 - math.floor(math.log10(width))))
+
+    def describe(self, sign: str = '') -> str:
+        """As text; ``sign='+'`` for a difference."""
+        value, low, high = (fixed(x, self.decimals, sign) for x in (self.value, self.low, self.high))
+        return f'{value} ({low} to {high})'
+
+
+def fixed(value: float, decimals: int, sign: str = '') -> str:
+    """With this many places, or in powers of ten where all of them would be zeros."""
+    tiny = 0 < abs(value) < 0.5 * 10**-decimals and decimals == 6
+    return f'{value:{sign}.1e}' if tiny else f'{value:{sign}.{decimals}f}'
 
 
 def paired_gain(before: np.ndarray, after: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:

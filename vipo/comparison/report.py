@@ -17,7 +17,7 @@ from vipo.comparison.gallery import build_gallery, data_uri, write_sheet
 from vipo.comparison.groups import Group, differences
 from vipo.comparison.tables import Comparison, Row, compare_results
 from vipo.engine.checkpoint import write_atomically
-from vipo.statistics import Interval
+from vipo.statistics import Interval, fixed
 
 #: Logged quantities of the update that get a chart where the runs have them.
 _LOGGED = ('clipped_fraction', 'kl')
@@ -115,8 +115,8 @@ def _cost(group: Group) -> dict[str, float]:
 
 
 def number(value: float, decimals: int = 3, sign: bool = False) -> str:
-    """With a fixed number of places and a real minus."""
-    return f'{value:{"+" if sign else ""}.{decimals}f}'.replace('-', '\N{MINUS SIGN}')
+    """As :func:`vipo.statistics.fixed`, with a real minus."""
+    return fixed(value, decimals, '+' if sign else '').replace('-', '\N{MINUS SIGN}')
 
 
 def interval(x: Interval, decimals: int, sign: bool = False) -> Markup:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -107,7 +106,7 @@ def compare_results(labels: list[str], groups: list[list[HeldOutResults]]) -> Co
             )
         row = Row(measure, cells)
         spans = [x for cell in cells for x in (cell.after, cell.difference) if x is not None]
-        row.decimals = max((decimals(x) for x in spans), default=3)
+        row.decimals = max((x.decimals for x in spans), default=3)
         row.reach = max(
             (abs(b) for c in cells if c.difference for b in (c.difference.low, c.difference.high)), default=0
         )
@@ -116,12 +115,6 @@ def compare_results(labels: list[str], groups: list[list[HeldOutResults]]) -> Co
         if len(group) == 1 and len(groups) > 1:
             notes.append(f'{label} has one seed: its intervals know nothing of how much another seed would differ')
     return Comparison(rows, int(common[0].size), notes)
-
-
-def decimals(x: Interval) -> int:
-    """Places after the point that an interval of this width is worth: two digits of the width."""
-    width = x.high - x.low
-    return 3 if not width > 0 else min(6, max(0, 1 - math.floor(math.log10(width))))
 
 
 def _common_prompts(results: list[HeldOutResults]) -> tuple[list[str], list[np.ndarray]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vipo.engine.checkpoint import write_atomically
-from vipo.statistics import Interval, mean_interval, paired_difference, paired_gain
+from vipo.statistics import Interval, mean_interval, paired_difference
 from vipo.visualization.gallery import before_after, variety
 from vipo.visualization.samples import gallery
 
@@ -38,7 +38,7 @@ class HeldOutResults:
     about: dict[str, Any] = field(default_factory=dict)
 
     def measures(self) -> dict[str, dict[str, Interval]]:
-        """Measure -> ``before``, ``after`` and ``difference`` (or ``value`` alone), and for rewards ``gain``.
+        """Measure -> ``before``, ``after`` and ``difference``, or ``value`` alone.
 
         A difference is of the same prompts and seeds, its interval a paired bootstrap over prompts.
         """
@@ -55,9 +55,6 @@ class HeldOutResults:
             before = self.columns.get(f'before/{name}')
             if when == 'after' and before is not None and np.isfinite(before + values).any():
                 of['difference'] = paired_difference(before, values)
-                both = np.isfinite(before + values)
-                if name in self.about.get('rewards', {}) and both.sum() > 1 and np.ptp(before[both]) > 1e-12:
-                    of['gain'] = paired_gain(before, values)
         return found
 
     def without_score(self) -> dict[str, int]:
@@ -77,19 +74,18 @@ class HeldOutResults:
     def table(self) -> list[str]:
         """Lines of an aligned table of :meth:`measures`; parts of rewards are left to the file."""
         rewards = self.about.get('rewards', {})
-        pairs = [['', 'before', 'after', 'difference (95 % interval)', 'gain in std (95 % interval)']]
+        pairs = [['', 'before', 'after', 'difference (95 % interval)']]
         alone = [['', '95 % interval']]
         for name, of in self.measures().items():
             if 'value' in of:
-                alone.append([name, _with_interval(of['value'])])
+                alone.append([name, of['value'].describe()])
             elif name not in rewards and not name.startswith('diversity/'):
                 continue
             elif 'difference' not in of:
-                alone += [[f'{name}, {when}', _with_interval(x)] for when, x in of.items()]
+                alone += [[f'{name}, {when}', x.describe()] for when, x in of.items()]
             else:
-                gain = _with_interval(of['gain'], '+') if 'gain' in of else '-'
                 means = [f'{of[when].value:.4f}' for when in ('before', 'after')]
-                pairs.append([name, *means, _with_interval(of['difference'], '+'), gain])
+                pairs.append([name, *means, of['difference'].describe('+')])
         lines = [line for rows in (pairs, alone) if len(rows) > 1 for line in (*_aligned(rows), '')]
         for column, count in self.without_score().items():
             if column.partition('/')[2] in rewards:
@@ -189,10 +185,6 @@ class SampleLog:
 
 def _cell(value: float) -> float | str:
     return float(value) if np.isfinite(value) else ''
-
-
-def _with_interval(x: Interval, sign: str = '') -> str:
-    return f'{x.value:{sign}.4g} ({x.low:{sign}.4g} to {x.high:{sign}.4g})'
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
