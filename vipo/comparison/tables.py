@@ -49,6 +49,11 @@ class Row:
         return 'trained' if first == 'reward' else 'watched'
 
     @property
+    def name(self) -> str:
+        """The measure among others of its kind."""
+        return self.measure if self.kind in ('trained', 'watched') else self.measure.partition('/')[2]
+
+    @property
     def is_part(self) -> bool:
         """Whether it is a part of another score."""
         return self.kind in ('trained', 'watched') and '/' in self.measure
