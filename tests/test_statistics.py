@@ -89,6 +89,7 @@ def test_several_seeds_widen_the_interval_by_how_much_they_differ():
     assert ours.value == 1.5
     assert (ours.low, ours.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.13)
     assert mean_interval(runs[:1]).high == 0.0
+    assert paired_difference(runs[:1] + 0.3, runs[:1] + 0.3) == Interval(0.0, 0.0, 0.0)
 
 
 def test_prompts_are_drawn_in_common():

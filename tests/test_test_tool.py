@@ -11,10 +11,10 @@ import torch
 from tests.engine.conftest import ROOT, run, small_config
 from tests.engine.test_launchers import call
 from tools import test as tool
+from vipo.engine.bench import build_bench
 from vipo.engine.config import read_config
 from vipo.engine.evaluation import Evaluation
 from vipo.engine.results import HeldOutResults
-from vipo.engine.testing import build_bench
 
 CONFIG = str(ROOT / 'configs' / 'vipo_tiny_sd3.py')
 FEW = ['--cfg-options', 'evaluation.num_steps=2', 'evaluation.num_prompts=5', 'evaluation.batch_size=2']

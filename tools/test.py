@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     print('vipo: loading', flush=True)
     from mmengine.dist import is_distributed, is_main_process
 
+    from vipo.engine.bench import build_bench
     from vipo.engine.clock import PhaseClock
     from vipo.engine.config import read_config
     from vipo.engine.hub import check_reach
@@ -116,17 +117,19 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.engine.runner import init_distributed
     from vipo.engine.scoring import RunStopped
     from vipo.engine.strategies.fsdp2 import current_device
-    from vipo.engine.testing import build_bench, results_of, run_test
+    from vipo.engine.testing import results_of, run_test
     from vipo.registry import ConfigError
 
     quiet_third_parties()
     try:
         cfg = load_config(args)
+        features = None if args.features is None else read_config(args.features)
         init_distributed(cfg)
         if args.rehearse:
-            cfg = rehearsed(cfg, Path(tempfile.mkdtemp(prefix='vipo_rehearsal_')))
+            folder = Path(tempfile.mkdtemp(prefix='vipo_rehearsal_'))
+            cfg, features = (None if c is None else rehearsed(c, folder) for c in (cfg, features))
         check_reach(cfg)
-        features = None if args.features is None else read_config(args.features)
+        check_reach({} if features is None else {'structurer': features.get('structurer')})
         device = current_device() if is_distributed() else pick_device(args.device)
         bench = build_bench(cfg, args.checkpoint, not args.raw, features).to(device)
     except (ConfigError, ValueError) as error:
@@ -152,6 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     except (RunStopped, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print(f'stopped; what was computed is in {out / "samples.csv"}', file=sys.stderr)
+        return 130
     if main_process:
         results = results_of(rows, bench, args.samples_per_prompt)
         results.about |= {

@@ -20,7 +20,12 @@ class Interval:
     def decimals(self) -> int:
         """Places after the point that it is worth: two digits of its width."""
         width = self.high - self.low
-        return 3 if not width > 0 else min(6, max(0, 1 - math.floor(math.log10(width))))
+        # What is left of rounding is no width.
+        return (
+            3
+            if not width > 1e-9 * max(abs(self.low), abs(self.high))
+            else min(6, max(0, 1 - math.floor(math.log10(width))))
+        )
 
     def describe(self, sign: str = '') -> str:
         """As text; ``sign='+'`` for a difference."""
@@ -96,4 +101,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, resamples: int = 10
         runs = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=resamples) / len(side)
         means.append((runs * (prompts @ side[:, keep].T)).sum(axis=1))
     low, high = np.percentile(means[1] - means[0], [2.5, 97.5])
+    # Equal sides differ by rounding alone, which would look like an interval around zero.
+    grain = 1e-12 * max(np.abs(side[:, keep]).max() for side in sides)
+    low, high = (0.0 if abs(end) < grain else end for end in (low, high))
     return Interval(float(sides[1][:, keep].mean() - sides[0][:, keep].mean()), float(low), float(high))
