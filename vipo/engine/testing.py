@@ -32,7 +32,6 @@ from vipo.structurers.base import call_structurer, set_progress
 
 #: Prompts of which all samples are kept as pictures, to see their variety.
 VARIETY = 8
-Velocity = Callable[[Tensor, float, Conditioning], Tensor]
 
 
 @dataclass
