@@ -146,7 +146,7 @@ def test_checkpoint_of_another_model(finished, capsys):
 def test_two_rewards_of_one_name(tmp_path, capsys):
     (tmp_path / 'judge.py').write_text("reward = dict(type='RednessReward')\n")
     assert tool.main([CONFIG, '--rewards', str(tmp_path / 'judge.py')]) == 2
-    assert "another reward is named 'judge' already" in capsys.readouterr().err
+    assert "another reward named 'judge'" in capsys.readouterr().err
 
 
 def test_what_was_computed_stays(tmp_path, capsys, monkeypatch):
