@@ -14,8 +14,8 @@ from tests.engine.worlds import read_samples, run_cases
 ITERATIONS = 4
 LORA = {'generator.lora.rank': 4, 'optim_wrapper.optimizer.lr': 3e-4}
 SIZES = {'train_cfg.max_iters': ITERATIONS, 'evaluation': None}
-#: 16 samples, two optimiser steps; whole groups on two ranks and half ones on four. Passes of all parts have equal sizes
-#: on any number of ranks, so that rounding is the same too.
+#: 16 samples, two optimiser steps; whole groups on two ranks and half ones on four. Passes of all parts have equal
+#: sizes on any number of ranks, so that rounding is the same too.
 EVEN = {
     **SIZES,
     'batch.prompts_per_iteration': 4,

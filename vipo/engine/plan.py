@@ -13,6 +13,7 @@ from vipo.engine.batch import BatchPlan
 from vipo.engine.components import EvaluationOptions, count_parameters
 from vipo.engine.measure import PassCost, measure_pass
 from vipo.engine.scaling import Traffic
+from vipo.engine.sharding import block_lists
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.registry import GENERATORS, LOSSES, STEP_SELECTORS, ConfigError
 from vipo.registry.build import check_options
@@ -154,13 +155,17 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     one = cost.forward_flops // micro_batch // branches
     back = cost.backward_flops // micro_batch // branches
     networks = len(generator._networks)
+    blocks = (block for network in generator._networks.values() for block in block_lists(network))
+    in_blocks = sum(count_parameters(block)[1] for block in blocks)
     pieces, replayed_pieces = (len(batch.slices(size)) for size in (batch.micro_batch_size, batch.replay_size))
     first = -(-groups // batch.micro_batch_size) if shared else pieces
     with_gradient = branches if generator.unconditional_gradient else 1
     others = branches - with_gradient + branches * ((references > 0) + (recomputed > 0))
     traffic = Traffic(
         world_size=gpus,
-        gathered=total // networks * item,
+        # Outside the blocks trained weights keep their precision, and adapters have theirs everywhere.
+        gathered=(in_blocks * item + (total - in_blocks) * (_MASTER if lora is None else item)) // networks
+        + (0 if lora is None else trained * _MASTER // networks),
         reduced=trained // networks * _GRADIENT,
         networks=networks,
         rollout_passes=(prefix * first + (steps - prefix) * pieces) * branches,
