@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import torch.nn.functional as F
@@ -234,6 +235,9 @@ def _load(name: str, options: dict[str, Any], pretrained: bool, checkpoint: str 
     if not path.is_file():
         raise ValueError(f'backbone.checkpoint: {checkpoint!r} is no file on this machine')
     try:
+        if path.suffix != '.safetensors':
+            # Older versions of timm would run code that a pickle holds.
+            torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(path)}, **options)
     except Exception as error:
         raise ValueError(
