@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import load_file
 
@@ -76,7 +77,7 @@ def test_a_config_inside_a_checkpoint_is_not_run(finished, tmp_path):
     folder = Path(shutil.copytree(finished.work_dir, tmp_path / 'run'))
     path, boom = folder / 'iter_1.pth', tmp_path / 'boom'
     content = torch.load(path, weights_only=True)
-    content['meta']['config'] = f'import os\nos.mkdir({str(boom)!r})\n'
+    content['meta']['config'] = f"_base_ = []\n__import__('os').mkdir({str(boom)!r})\n"
     torch.save(content, path)
     (folder / 'iter_1.pth.sha256').unlink()
     assert inspect(path).problem is None
@@ -84,14 +85,8 @@ def test_a_config_inside_a_checkpoint_is_not_run(finished, tmp_path):
     runner = run(small_config(folder, resume=True, **options))
     assert runner.resumed_from == str(path)
     assert not boom.exists()
-    run_as_config(content['meta']['config'])
+    Config.fromstring(content['meta']['config'], file_format='.py')
     assert boom.exists(), 'the text runs where it is taken for a config: the test shows something'
-
-
-def run_as_config(text):
-    from mmengine.config import Config
-
-    Config.fromstring(text, file_format='.py')
 
 
 def test_no_address_leads_around_the_loader(tmp_path):
@@ -117,7 +112,7 @@ def test_code_in_a_generator_is_not_run(part, bomb, tmp_path):
     name = 'pytorch_model.bin' if part == 'text_encoder' else 'diffusion_pytorch_model.bin'
     torch.save({**load_file(weights), 'extra': bomb}, weights.with_name(name))
     weights.unlink()
-    with pytest.raises(Exception, match='Weights only load failed|Unable to load weights'):
+    with pytest.raises(Exception, match=r'Weights only load failed|Unable to load weights'):
         SD3Generator(pretrained=str(folder), resolution=64)
     assert not bomb.place.exists()
 
@@ -129,9 +124,9 @@ def test_code_in_a_backbone_is_not_run(bomb, tmp_path, monkeypatch):
     weights.unlink()
     with pytest.raises(Exception, match='Weights only load failed'):
         DINOv2Backbone(str(folder))
-    # As timm did it until 1.0.25.
+    # As versions of timm before 1.0.26 do it.
     monkeypatch.setattr('timm.models._builder.load_state_dict', lambda path: torch.load(path, weights_only=False))
-    with pytest.raises(ValueError, match=r'does not fit.*posix\.mkdir'):
+    with pytest.raises(ValueError, match='which is never executed here'):
         TimmBackbone('resnet18', checkpoint=str(folder / 'pytorch_model.bin'))
     assert not bomb.place.exists()
 
@@ -170,6 +165,6 @@ def test_code_in_an_adapter_is_not_run_by_what_an_export_says_to_call(finished, 
     torch.save({**load_file(weights), 'extra': bomb}, weights.with_suffix('.bin'))
     weights.unlink()
     pipe = StableDiffusion3Pipeline.from_pretrained(resolve('vipo://tiny-sd3'), dtype=torch.float32)
-    with pytest.raises(Exception, match='Weights only load failed'):
+    with pytest.raises(OSError, match='Unable to load weights'):
         pipe.load_lora_weights(tmp_path / 'out')
     assert not bomb.place.exists()

@@ -39,10 +39,7 @@ def load_tensors_only(
     Raises:
         ConfigError: missing, damaged, or holding more than tensors and plain values.
     """
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        away = '; it must be a file on this machine' if '://' in filename else ''
-        raise ConfigError(f'checkpoint {filename!r} does not exist{away}')
+    path = locate(filename)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zipfile(path))
     except Exception as error:
@@ -58,6 +55,19 @@ def load_tensors_only(
     if isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)
     return content
+
+
+def locate(filename: str) -> Path:
+    """The file of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        away = '; it must be a file on this machine' if '://' in filename else ''
+        raise ConfigError(f'checkpoint {filename!r} does not exist{away}')
+    return path
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from vipo.engine.checkpoint import load_tensors_only
+from vipo.engine.checkpoint import load_tensors_only, locate
 from vipo.engine.config import read_config
 from vipo.engine.policy import Policy
 from vipo.engine.verify import require_whole
@@ -39,7 +39,7 @@ def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: 
         ConfigError: the checkpoint is missing or damaged, or belongs to another config.
     """
     if checkpoint is not None:
-        require_whole(Path(checkpoint).expanduser())
+        require_whole(locate(str(checkpoint)))
     generator = GENERATORS.build(cfg.generator, at='generator')
     if checkpoint is None:
         return generator

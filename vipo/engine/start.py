@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
 
-from vipo.engine.checkpoint import find_latest, load_tensors_only, saved_checkpoints
+from vipo.engine.checkpoint import find_latest, load_tensors_only, locate, saved_checkpoints
 from vipo.engine.files import manifest_of
 from vipo.engine.verify import LOADABLE, RESUMABLE, inspect, require_whole
 from vipo.registry import ConfigError
@@ -72,13 +72,16 @@ def _start_problem(cfg: Config, point: str | None) -> str | None:
     start = point or cfg.get('load_from')
     if start is None:
         return None
-    path = Path(start).expanduser()
+    try:
+        path = locate(start)
+    except ConfigError as error:
+        return str(error)
     try:
         if is_main_process():
             require_whole(path, RESUMABLE if point else LOADABLE)
         before = seed_of(start)
     except ConfigError as error:
-        return f'{error} {_way_out(path)}' if point and path.is_file() and is_main_process() else str(error)
+        return f'{error} {_way_out(path)}' if point and is_main_process() else str(error)
     seed = cfg.get('randomness', {}).get('seed', 0)
     if point and before not in (None, seed):
         return (

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vipo.engine.checkpoint import load_tensors_only
+from vipo.engine.checkpoint import load_tensors_only, locate
 from vipo.engine.files import manifest_of, recorded_sha256, sha256_of
 from vipo.registry import ConfigError
 
@@ -87,8 +87,7 @@ def compare(path: Path) -> bool:
         Damaged: these are not the bytes that were written.
         ConfigError: the file is missing or unreadable, or its manifest is none.
     """
-    if not path.is_file():
-        raise ConfigError(f'checkpoint {str(path)!r} does not exist')
+    locate(str(path))
     try:
         wanted = recorded_sha256(path)
         has = None if wanted is None else sha256_of(path)
