@@ -73,7 +73,7 @@ def locate(filename: str) -> Path:
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint, and beside it its sha256, which is computed on the way to the disk.
 
-    At any moment there is a whole checkpoint with its own sha256 or without one, never with another's.
+    At any moment there is the old checkpoint or the new one, with its own sha256 or without any, never with the other's.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
@@ -83,8 +83,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         nonlocal sha256
-        with open(temporary, 'wb') as file:
-            out = HashedWriter(file)
+        with HashedWriter(temporary) as out:
             try:
                 torch.save(content, out)
             except RuntimeError:
@@ -93,8 +92,8 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
                 raise
         load_tensors_only(str(temporary), map_location='cpu', mmap=True)
         sha256 = out.sha256()
+        manifest_of(path).unlink(missing_ok=True)
 
-    manifest_of(path).unlink(missing_ok=True)
     write_atomically(path, write)
     record_sha256(path, sha256)
 
