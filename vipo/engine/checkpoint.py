@@ -73,7 +73,8 @@ def locate(filename: str) -> Path:
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint, and beside it its sha256, which is computed on the way to the disk.
 
-    At any moment there is the old checkpoint or the new one, with its own sha256 or without any, never with the other's.
+    At any moment there is the old checkpoint or the new one, with its own sha256 or without one, never with the
+    other's.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
@@ -274,6 +275,17 @@ def remove_oldest(folder: Path, keep: int) -> None:
         old.unlink()
 
 
+def rename_checkpoint(path: Path, target: Path) -> None:
+    """Rename a checkpoint; its sha256, which names it, goes with it."""
+    manifest = manifest_of(path)
+    manifest_of(target).unlink(missing_ok=True)
+    path.replace(target)
+    if manifest.exists():
+        line = manifest.read_text(errors='replace').replace(path.name, target.name)
+        write_atomically(manifest_of(target), lambda temporary: temporary.write_text(line))
+        manifest.unlink()
+
+
 def set_aside_later(work_dir: Path, start: int) -> list[str]:
     """Rename checkpoints later than iteration ``start``, so that a run that goes back does not continue them."""
     renamed = []
@@ -282,11 +294,6 @@ def set_aside_later(work_dir: Path, start: int) -> list[str]:
             number = 0
             while (target := path.with_name(f'{path.stem}.set_aside_{number}.pth')).exists():
                 number += 1
-            manifest = manifest_of(path)
-            path.rename(target)
-            if manifest.exists():
-                line = manifest.read_text(errors='replace').replace(path.name, target.name)
-                write_atomically(manifest_of(target), lambda temporary, line=line: temporary.write_text(line))
-                manifest.unlink()
+            rename_checkpoint(path, target)
             renamed.append(target.name)
     return renamed

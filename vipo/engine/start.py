@@ -50,15 +50,15 @@ def check_start(cfg: Config) -> None:
     """
     point = resume_point(cfg)
     seen = all_gather_object((_start_problem(cfg, point), point and Path(point).name))
-    for problem, _ in seen:
-        if problem:
-            raise ConfigError(problem)
     names = [name for _, name in seen]
     if len(set(names)) > 1:
         raise ConfigError(
             f'the ranks do not see the same checkpoint to resume ({names}, by rank): {cfg.work_dir} must be a folder '
             'that all nodes share, or name with --resume a file that all of them have'
         )
+    for problem, _ in seen:
+        if problem:
+            raise ConfigError(problem)
 
 
 def _start_problem(cfg: Config, point: str | None) -> str | None:
