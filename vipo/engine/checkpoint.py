@@ -228,8 +228,11 @@ class PolicyCheckpointHook(Hook):
 
     def _failure(self, path: Path, error: OSError, needed: int) -> str:
         latest = find_latest(path.parent)
-        before = 'No earlier one was there' if latest is None else f'{Path(latest).name}, written before, is complete'
-        away = '--work-dir FOLDER' if latest is None else f'--resume {latest} --work-dir FOLDER'
+        if latest is None:
+            before, again, away = 'No earlier one is there', 'start again', '--work-dir FOLDER'
+        else:
+            before, again = f'{Path(latest).name}, written before, is complete', 'add --resume'
+            away = f'--resume {latest} --work-dir FOLDER'
         fewer = (
             f' or lower default_hooks.checkpoint.keep (now {self.keep}: that many stay while one more is written),'
             if is_full(error)
@@ -237,7 +240,7 @@ class PolicyCheckpointHook(Hook):
         )
         return (
             f'{describe_failure(path, error, needed)}. {before}; no part of the new one is left. Make room{fewer} and '
-            f'add --resume, or write elsewhere with {away}'
+            f'{again}, or write elsewhere with {away}'
         )
 
 
