@@ -19,12 +19,12 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from vipo.datasets.prompts import collate_prompts
-from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, build_strategy, count_parameters
 from vipo.engine.network import choose_interface
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.engine.sections import check_sections
+from vipo.engine.start import check_start, resume_point
 from vipo.registry import ConfigError
 
 
