@@ -224,7 +224,7 @@ def torment(folder: Path, kills: int, seed: int, strategy: str) -> None:
         phase = moments.choice(list(PHASES))
         victim = {
             'rank': moments.randrange(RANKS),
-            'iteration': min(reached + moments.randrange(3), ITERATIONS - 1),
+            'iteration': min(reached + moments.randrange(2), ITERATIONS - 1),
             'phase': phase,
             'delay': round(moments.uniform(0, PHASES[phase]), 3),
             'call': moments.randrange(CALLS),
