@@ -41,7 +41,8 @@ def train(config: str, processes: int, cores: list[int], work_dir: Path, options
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         os.sched_setaffinity(process.pid, {cores[rank]})
         started.append(process)
-    if any([process.wait() for process in started]):
+    codes = [process.wait() for process in started]
+    if any(codes):
         raise RuntimeError(f'a process failed: look at {work_dir}_*.log')
     rows = [json.loads(line) for line in (work_dir / 'history.jsonl').read_text().splitlines()]
     return [row['seconds/total'] for row in rows[1:]]
