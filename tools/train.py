@@ -51,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='run the whole life of the config now, on tiny random twins of its models: no download, no GPU',
     )
+    parser.add_argument('--verbose-ranks', action='store_true', help='say at the start where each process runs')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -99,7 +100,8 @@ def rehearse(cfg: Config, work_dir: str | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3."""
+    """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3, and one that a
+    signal stopped after saving in 75."""
     args = parse_args(argv)
     if not Path(args.config).is_file():  # before the slow imports
         print(f'error: config file {args.config!r} does not exist', file=sys.stderr)
@@ -116,32 +118,55 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
-        from vipo.engine.hub import check_reach
-        from vipo.engine.parallel import leave
-        from vipo.engine.runner import build_runner, describe
-        from vipo.engine.scoring import RunStopped
 
         for warning in unknown_keys(cfg):
             print(f'warning: {warning}', file=sys.stderr)
         if args.rehearse:
             return rehearse(cfg, args.work_dir)
-        check_reach(cfg)
-        runner = build_runner(cfg)
     except (ConfigError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    runner.logger.info(describe(runner))
+    return train(cfg, args.verbose_ranks)
+
+
+def train(cfg: Config, verbose_ranks: bool) -> int:
+    """Build the run and train; the exit code. Where there are several processes, a failing one ends here."""
+    from vipo.engine.hub import check_reach
+    from vipo.engine.parallel import leave
+    from vipo.engine.preemption import PREEMPTED, Preempted, listen
+    from vipo.engine.runner import build_runner, describe
+    from vipo.engine.scoring import RunStopped
+    from vipo.engine.watchdog import fail, fail_unexpectedly
+    from vipo.registry import ConfigError
+
+    listen()
+    try:
+        check_reach(cfg)
+        runner = build_runner(cfg)
+        runner.logger.info(describe(runner, verbose_ranks))
+    except (ConfigError, ValueError) as error:
+        return fail(str(error), 2)
+    except RunStopped as error:
+        return fail(str(error), 3)
+    except Exception as error:
+        return fail_unexpectedly(error)
     try:
         runner.train()
     except (RunStopped, ConfigError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 3
+        return fail(str(error), 3)
     except KeyboardInterrupt:
         runner.clock.clear()
         print(
             f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
         )
         return 130
+    except Preempted as stopped:
+        runner.clock.clear()
+        runner.logger.info(str(stopped))
+        leave()
+        return PREEMPTED
+    except Exception as error:
+        return fail_unexpectedly(error)
     leave()
     return 0
 

@@ -118,21 +118,26 @@ class PolicyCheckpointHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         done = runner.iter + 1
-        if done % self.interval == 0 or done == runner.max_iters:
+        if done % self.interval == 0 or done == runner.max_iters or runner.train_loop.stop_training:
             self.save(runner, done)
 
     def save(self, runner: Runner, done: int) -> None:
         """Write ``iter_{done}.pth``, name it in ``last_checkpoint``, and remove the oldest."""
-        if is_sharded(runner.components.policy.parameters()):
-            self._whole = self.gather(runner)
-        if not is_main_process():
-            return
         folder = Path(runner.work_dir)
         path = folder / f'iter_{done}.pth'
-        write_atomically(path, lambda temporary: runner.save_checkpoint(str(folder), temporary.name, by_epoch=False))
+        self.write(runner, path, done)
+        if not is_main_process():
+            return
         write_atomically(folder / 'last_checkpoint', lambda p: p.write_text(str(path)))
         for old in saved_checkpoints(folder)[: -self.keep]:
             old.unlink()
+
+    def write(self, runner: Runner, path: Path, done: int) -> None:
+        """Write a checkpoint after ``done`` iterations anywhere. Every rank has to call it, and rank 0 writes."""
+        if is_sharded(runner.components.policy.parameters()):
+            self._whole = self.gather(runner)
+        if is_main_process():
+            write_atomically(path, lambda p: runner.save_checkpoint(str(path.parent), p.name, by_epoch=False))
         self._whole = {}
 
     def gather(self, runner: Runner) -> dict[str, Any]:

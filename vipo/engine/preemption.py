@@ -1,0 +1,86 @@
+"""SIGTERM and SIGUSR1, by which clusters take machines back: save at the end of the iteration and leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.runner import Runner
+
+from vipo.engine.checkpoint import PolicyCheckpointHook
+from vipo.engine.watchdog import end_now
+
+#: Exit code of a run that was asked to stop and can be resumed: EX_TEMPFAIL, "try again later".
+PREEMPTED = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: Seconds within which a second signal is taken for the first one, which may come by two ways.
+_SAME = 5.0
+
+_asked = 0  # the number of the signal
+
+
+class Preempted(Exception):
+    """The run was asked to stop, and has; the message says how to go on."""
+
+
+def listen() -> None:
+    """From now on a signal asks the run to stop, and a second one, at least five seconds later, ends it at once.
+
+    Must be called by the main thread. Another thread reads the signals, since Python's own handlers have to wait while
+    the main thread is in a collective operation or in any other call that does not return.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_forget)
+    threading.Thread(target=_read, args=(read,), name='vipo signals', daemon=True).start()
+
+
+def _forget() -> None:
+    """Signals to a child, such as a worker of a data loader, are its own."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _read(pipe: int) -> None:
+    global _asked
+    first = 0.0
+    while data := os.read(pipe, 1):
+        number = data[0]
+        if number not in SIGNALS:
+            continue
+        name = signal.Signals(number).name
+        if not _asked:
+            _asked, first = number, time.monotonic()
+            print(f'{name}: the run saves and stops at the end of this iteration', file=sys.stderr, flush=True)
+        elif time.monotonic() - first > _SAME:
+            print(f'{name} for the second time: stopped without saving', file=sys.stderr)
+            end_now(128 + number)
+
+
+def stop_if_asked(runner: Runner) -> None:
+    """At the end of an iteration: if any rank was asked to stop, save and stop on all of them.
+
+    Raises:
+        Preempted: the run was asked to, and it is not at its end anyway.
+    """
+    asked = torch.tensor(_asked)
+    all_reduce(asked, 'max')
+    done = runner.iter + 1
+    if not asked or done == runner.max_iters or runner.train_loop.stop_training:
+        return
+    saved = 'nothing was saved, since the config has no checkpoint hook'
+    if (hook := next((h for h in runner.hooks if isinstance(h, PolicyCheckpointHook)), None)) is not None:
+        if done % hook.interval:  # else it has just been written
+            hook.save(runner, done)
+        saved = f'iter_{done}.pth in {runner.work_dir} has everything: the same command with --resume goes on from it'
+    name = signal.Signals(int(asked)).name
+    raise Preempted(f'{name}: stopped after iteration {done} of {runner.max_iters}; {saved}')
