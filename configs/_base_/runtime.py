@@ -12,11 +12,10 @@ default_hooks = dict(
     ema=dict(type='EMAHook'),
     # interval 0: before training and at its end
     evaluation=dict(type='EvaluationHook', interval=0),
-    # Both need evaluation.interval above 0. dict(type='EarlyStopHook', patience=5, min_delta=0.0, metric='eval/reward')
-    # ends the run when so many evaluations in a row gave no better held-out score,
-    early_stop=None,
-    # and dict(type='BestCheckpointHook', metric='eval/reward') keeps the checkpoint with the best one as best.pth.
-    best=None,
+    # Two more that a config can add, with evaluation.interval above 0:
+    # early_stop=dict(type='EarlyStopHook', patience=5, min_delta=0.0, metric='eval/reward') ends the run when so many
+    #     evaluations in a row gave no better held-out score;
+    # best=dict(type='BestCheckpointHook', metric='eval/reward') keeps the checkpoint with the best one as best.pth.
     report=dict(type='ReportHook', gallery=24),
 )
 

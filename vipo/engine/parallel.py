@@ -84,8 +84,8 @@ def check_equal_weights(named: Iterable[tuple[str, Tensor]], when: str) -> None:
     numbers = differs.any(dim=0).nonzero().flatten().tolist()
     raise RunStopped(
         f'the weights on rank(s) {ranks} differ from those on rank 0 {when}: {len(numbers)} of {len(copies)} tensors, '
-        f'the first is {copies[numbers[0]][0]}. Something that depends on the rank touched weights or gradients: a hook, '
-        'an unseeded initialisation, another version of a library or another copy of the model on that machine'
+        f'the first is {copies[numbers[0]][0]}. Something that depends on the rank touched weights or gradients: '
+        'a hook, an unseeded initialisation, another version of a library or another copy of the model on that machine'
     )
 
 

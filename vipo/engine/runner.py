@@ -116,7 +116,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
         train_cfg=cfg.train_cfg,
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.get('param_scheduler'),
-        default_hooks=cfg.get('default_hooks'),
+        default_hooks=_hooks(cfg),
         custom_hooks=cfg.get('custom_hooks'),
         visualizer=cfg.get('visualizer'),
         log_processor=cfg.get('log_processor', {'type': 'PolicyLogProcessor', 'by_epoch': False}),
@@ -133,6 +133,12 @@ def build_runner(cfg: Config) -> PolicyRunner:
     )
     components.to(get_device())
     return runner
+
+
+def _hooks(cfg: Config) -> dict[str, Any]:
+    """The section ``default_hooks``; of what is None, MMEngine wants to hear only where the hook is its own."""
+    own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+    return {k: v for k, v in (cfg.get('default_hooks') or {}).items() if v is not None or k in own}
 
 
 def _init_distributed(cfg: Config) -> None:

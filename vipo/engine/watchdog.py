@@ -170,8 +170,8 @@ class Watchdog:
         where = '\n'.join(f'  rank {p.rank}: {p.describe()}' for p in places)
         return (
             f'rank {self.rank} lost the others ({str(error).splitlines()[0]}). A process was killed, the network '
-            f'between them is gone, or one took longer than env_cfg.dist_cfg.timeout={self.timeout:g} s. Last seen:\n{where}\n'
-            f'{_ADVICE}'
+            f'between them is gone, or one took longer than env_cfg.dist_cfg.timeout={self.timeout:g} s. Last seen:\n'
+            f'{where}\n{_ADVICE}'
         )
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ def _whereabouts(frame: FrameType | None) -> tuple[bool, str]:
     while frame is not None:
         name = frame.f_code.co_filename
         waits = waits or any(part in name for part in _COLLECTIVE)
-        if not line and _LIBRARY not in name:
+        if not line and _LIBRARY not in name and name != __file__:
             line = f'{name}:{frame.f_lineno} in {frame.f_code.co_name}'
         frame = frame.f_back
     return waits, line
