@@ -126,20 +126,22 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    return train(cfg, args.verbose_ranks)
+    from vipo.engine.preemption import listening
+
+    with listening():
+        return train(cfg, args.verbose_ranks)
 
 
 def train(cfg: Config, verbose_ranks: bool) -> int:
     """Build the run and train; the exit code. Where there are several processes, a failing one ends here."""
     from vipo.engine.hub import check_reach
     from vipo.engine.parallel import leave
-    from vipo.engine.preemption import PREEMPTED, Preempted, listen
+    from vipo.engine.preemption import PREEMPTED, Preempted
     from vipo.engine.runner import build_runner, describe
     from vipo.engine.scoring import RunStopped
-    from vipo.engine.watchdog import fail, fail_unexpectedly
+    from vipo.engine.watchdog import current_watchdog, end_now, fail, fail_unexpectedly
     from vipo.registry import ConfigError
 
-    listen()
     try:
         check_reach(cfg)
         runner = build_runner(cfg)
@@ -159,6 +161,9 @@ def train(cfg: Config, verbose_ranks: bool) -> int:
         print(
             f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
         )
+        if (watchdog := current_watchdog()) is not None:
+            watchdog.note('it was interrupted')
+            end_now(130)
         return 130
     except Preempted as stopped:
         runner.clock.clear()

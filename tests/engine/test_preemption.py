@@ -83,7 +83,11 @@ def test_a_second_signal_ends_at_once_and_children_are_their_own():
     process = alone(
         """
         p._SAME = 0.3
-        p.listen()
+        with p.listening():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        listens = p.listening()
+        listens.__enter__()
         child = os.fork()
         if not child:
             time.sleep(20)

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.dist import all_reduce
@@ -22,41 +24,60 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME = 5.0
 
 _asked = 0  # the number of the signal
+_listening = False
 
 
 class Preempted(Exception):
     """The run was asked to stop, and has; the message says how to go on."""
 
 
-def listen() -> None:
-    """From now on a signal asks the run to stop, and a second one, at least five seconds later, ends it at once.
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within this context a signal asks the run to stop; a second one, at least five seconds later, ends it at once.
 
-    Must be called by the main thread. Another thread reads the signals, since Python's own handlers have to wait while
-    the main thread is in a collective operation or in any other call that does not return.
+    For the main thread. Another one reads the signals, since Python's own handlers have to wait while the main thread
+    is in a collective operation or in any other call that does not return.
     """
-    for number in SIGNALS:
-        signal.signal(number, lambda *_: None)
+    global _asked, _listening
+    _asked, _listening = 0, True
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
-    threading.Thread(target=_read, args=(read,), name='vipo signals', daemon=True).start()
+    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_read, args=(read,), name='vipo signals', daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        _listening = False
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(write)
+        thread.join()
+        os.close(read)
 
 
 def _hold() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if _listening:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _release() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if _listening:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _forget() -> None:
-    """Signals to a child, such as a worker of a data loader, are its own from its first moment."""
-    signal.set_wakeup_fd(-1)
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    _release()
+    if _listening:
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        _release()
+
+
+# Signals to a child, such as a worker of a data loader, are its own from its first moment.
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
 
 
 def _read(pipe: int) -> None:
