@@ -161,8 +161,7 @@ def train(cfg: Config, verbose_ranks: bool) -> int:
         print(
             f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
         )
-        if (watchdog := current_watchdog()) is not None:
-            watchdog.note('it was interrupted')
+        if current_watchdog() is not None:
             end_now(130)
         return 130
     except Preempted as stopped:

@@ -10,6 +10,7 @@ import time
 import pytest
 from torch.distributed import HashStore
 
+import vipo.engine.watchdog as watchdog_module
 from tests.engine.conftest import ROOT, SMALL
 from vipo.engine.clock import PhaseClock
 from vipo.engine.runner import build_runner
@@ -18,7 +19,8 @@ from vipo.registry import ConfigError
 
 
 def place(rank, position, silent):
-    return Place(rank, 'node', 1, position, 'iteration 2/4', 'reward', time.time() - silent, 'judge.py:7 in wait')
+    now = time.time()
+    return Place(rank, 'node', 1, position, 'iteration 2/4', 'reward', now - silent, now, 'judge.py:7 in wait')
 
 
 @pytest.fixture
@@ -75,6 +77,19 @@ def test_places_follow_the_clock_and_other_ranks_hear_why_one_stopped(watchdog):
     assert other.stopped() == "rank 0 stopped in phase 'after rollout' of iteration 1/2: the judge is gone"
     assert other.explain(RuntimeError('gloo')).startswith('rank 0 stopped')
     other.close()
+
+
+def test_a_rank_that_was_killed_is_told_from_a_network_that_failed(watchdog, monkeypatch):
+    others = [Watchdog(watchdog._store, rank, world_size=3, timeout=60.0) for rank in (1, 2)]
+    error = RuntimeError('[gloo/transport/tcp/pair.cc:1] Connection closed by peer\nmore')
+    monkeypatch.setattr(watchdog_module, '_GRACE', 0.0)
+    assert 'all of them still run' in watchdog.explain(error)
+    others[0].close()  # says nothing any more, as a process that is gone
+    monkeypatch.setattr(watchdog_module, '_GRACE', 2.5)
+    said = watchdog.explain(error)
+    others[1].close()
+    assert "rank 0 lost the others in phase 'loading'; rank(s) [1] are gone" in said
+    assert 'Connection closed by peer). Where they were last:\n  rank 1: phase' in said
 
 
 def test_a_phase_without_samples_is_not_behind_one_that_has_some():

@@ -23,6 +23,7 @@ _GRACE = 3.0
 #: Where a rank is that waits for the others.
 _COLLECTIVE = (f'{os.sep}torch{os.sep}distributed{os.sep}', f'{os.sep}mmengine{os.sep}dist{os.sep}')
 _LIBRARY = f'{os.sep}torch{os.sep}'
+_UNREACHABLE = 'the process that keeps the store of the run cannot be reached any more'
 _ADVICE = 'What was saved is untouched: the same command with --resume goes on from the last checkpoint.'
 
 
@@ -34,6 +35,7 @@ class Place:
         position: of two ranks, the one whose position compares as smaller is behind.
         title: of the iteration, empty before the first.
         since: when it last got on with its work, in seconds of ``time.time()``.
+        told: when it said so.
         line: the line of code it is at.
     """
 
@@ -44,6 +46,7 @@ class Place:
     title: str
     phase: str
     since: float
+    told: float
     line: str
 
     def describe(self) -> str:
@@ -75,7 +78,7 @@ class Watchdog:
         self.rank = rank
         self.world_size = world_size
         self.timeout = timeout
-        self.interval = min(2.0, timeout / 10)
+        self.interval = min(1.0, timeout / 10)
         #: Tells how far the rank is; until there is one, it is loading.
         self.clock: PhaseClock | None = None
         self._store = store
@@ -105,6 +108,7 @@ class Watchdog:
             title=progress.title,
             phase=progress.phase,
             since=max(progress.since, self._changed),
+            told=time.time(),
             line=line,
         )
 
@@ -159,6 +163,12 @@ class Watchdog:
 
     def explain(self, error: BaseException) -> str:
         """What a rank says that has lost the others in a collective operation."""
+        try:
+            return self._explain(str(error).splitlines()[0][:160])
+        except DistError as unreachable:
+            return f'rank {self.rank} lost the others ({error}), and {_UNREACHABLE} ({unreachable}). {_ADVICE}'
+
+    def _explain(self, error: str) -> str:
         until = time.time() + _GRACE
         while (said := self.stopped()) is None and time.time() < until:
             time.sleep(0.1)
@@ -167,11 +177,19 @@ class Watchdog:
         places = self.read()
         if absent := self.missing(places):
             return self.accuse(absent)
-        where = '\n'.join(f'  rank {p.rank}: {p.describe()}' for p in places)
+        others = [place for place in places if place.rank != self.rank]
+        now, title = time.time(), f' of {places[self.rank].title}' if places[self.rank].title else ''
+        gone = [place.rank for place in others if now - place.told > 1 + self.interval]
+        why = (
+            f'rank(s) {gone} are gone: killed, or on a machine that cannot be reached'
+            if gone
+            else 'all of them still run: the network between them failed, or one of them takes longer than '
+            f'env_cfg.dist_cfg.timeout={self.timeout:g} s'
+        )
+        where = '\n'.join(f'  rank {place.rank}: {place.describe()}' for place in others)
         return (
-            f'rank {self.rank} lost the others ({str(error).splitlines()[0]}). A process was killed, the network '
-            f'between them is gone, or one took longer than env_cfg.dist_cfg.timeout={self.timeout:g} s. Last seen:\n'
-            f'{where}\n{_ADVICE}'
+            f'rank {self.rank} lost the others in phase {places[self.rank].phase!r}{title}; {why} '
+            f'({error}). Where they were last:\n{where}\n{_ADVICE}'
         )
 
     def close(self) -> None:
@@ -179,11 +197,20 @@ class Watchdog:
         self._over.set()
         self._thread.join()
 
-    def end(self, message: str, code: int = 3) -> NoReturn:
-        """Say why and end this process now: its threads would wait for those of other ranks."""
+    def end(self, message: str, code: int = 3, tell: bool = False) -> NoReturn:
+        """Say why and end this process now: its threads would wait for those of other ranks.
+
+        Args:
+            tell: the other ranks as well.
+        """
         if not self._ending.acquire(blocking=False):
             time.sleep(60)  # the other thread ends the process
-        print(f'error: {message}', file=sys.stderr)
+        print(f'error: {message}', file=sys.stderr, flush=True)
+        if tell:
+            try:
+                self.note(message)
+            except DistError as error:
+                print(f'the other ranks could not be told: {error}', file=sys.stderr)
         end_now(code)
 
     def _run(self) -> None:
@@ -197,7 +224,7 @@ class Watchdog:
                 if trouble is None and time.time() - place.since > self.timeout:
                     absent = self.missing(self.read())
             except DistError as error:
-                trouble = self._said or f'the process that began the run cannot be reached any more ({error})'
+                trouble = self._said or f'{_UNREACHABLE} ({error}).'
             alone = 0.0 if trouble is None else alone or time.time()
             if trouble is not None and time.time() - alone > _GRACE and not self._over.is_set():
                 self.end(f'{trouble} This is rank {self.rank}, which cannot go on alone.')
@@ -262,8 +289,7 @@ def fail(message: str, code: int) -> int:
     if watchdog is None:
         print(f'error: {message}', file=sys.stderr)
         return code
-    watchdog.note(message)
-    watchdog.end(message, code)
+    watchdog.end(message, code, tell=True)
 
 
 def fail_unexpectedly(error: Exception) -> int:
