@@ -162,7 +162,8 @@ def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> d
         samples = loop.collect(batch)
         for parameter in parameters:
             parameter.grad = None
-        update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance)
+        at = {'iteration': number + 1, 'folder': Path(cfg.work_dir)}
+        update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance, **at)
         gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
         rewards.append(samples.reward.scores.mean().item())
         spreads.append(samples.reward.scores.view(-1, c.batch.group_size).std(dim=1).mean().item())
