@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from vipo.engine.checkpoint import PolicyCheckpointHook, load_tensors_only
+from vipo.engine.checkpoint import PolicyCheckpointHook, load_tensors_only, rename_checkpoint
 from vipo.engine.hooks.held_out import HeldOutHook
 from vipo.registry import HOOKS, ConfigError
 
@@ -44,7 +44,7 @@ class BestCheckpointHook(HeldOutHook):
         if is_main_process() and path.exists():
             number = load_tensors_only(str(path), map_location='cpu', mmap=True)['meta']['iter']
             if number > runner.iter:
-                path.replace(path.with_name('best.set_aside.pth'))
+                rename_checkpoint(path, path.with_name('best.set_aside.pth'))
                 runner.logger.info(f'going back to iteration {runner.iter}; set aside: {BEST} of iteration {number}')
 
     def after_train_iter(
