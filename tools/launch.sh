@@ -32,6 +32,9 @@ if [ "$NNODES" -gt 1 ] && [ "$MASTER_ADDR" = 127.0.0.1 ]; then
 fi
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$HERE/..${PYTHONPATH:+:$PYTHONPATH}"
+# Options of torchrun, by its own environment variables: a version that lacks one does not stumble over it.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+export PET_SHUTDOWN_TIMEOUT=${GRACE:-30}
 
 echo "node $NODE_RANK of $NNODES, $GPUS process(es) here, meeting at $MASTER_ADDR:$PORT"
 exec "${PYTHON:-python}" -m torch.distributed.run \

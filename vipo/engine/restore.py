@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from vipo.engine.checkpoint import load_tensors_only
+from vipo.engine.checkpoint import load_tensors_only, locate
 from vipo.engine.config import read_config
 from vipo.engine.policy import Policy
+from vipo.engine.verify import require_whole
 from vipo.generators.base import Generator
 from vipo.registry import GENERATORS, ConfigError
 
@@ -40,10 +41,12 @@ def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: 
     Raises:
         ConfigError: the checkpoint is missing or damaged, or belongs to another config.
     """
-    saved = None if checkpoint is None else load_tensors_only(str(checkpoint), map_location='cpu')
+    if checkpoint is not None:
+        require_whole(locate(str(checkpoint)))
     generator = GENERATORS.build(cfg.generator, at='generator')
-    if saved is None:
+    if checkpoint is None:
         return generator
+    saved = load_tensors_only(str(checkpoint), map_location='cpu')
     policy = Policy(generator)
     state = dict(saved['state_dict'])
     if averaged and 'ema' in saved:
