@@ -226,8 +226,7 @@ class Qwen2VLScorer(nn.Module):
         """
         weight = self.text_model.norm.weight
         patches, grid = self.patches(pixels, kind)
-        ids, mask = self.tokenize(texts, kind, int(grid[0].prod()) // MERGE**2)
-        ids, mask = ids.to(weight.device), mask.to(weight.device)
+        ids = self.tokenize(texts, kind, int(grid[0].prod()) // MERGE**2).to(weight.device)
         named = 'pixel_values_videos' if kind == 'video' else 'pixel_values'
         inputs = {named: patches, f'{kind}_grid_thw': grid}
         if self.positions == '1d':
@@ -235,7 +234,8 @@ class Qwen2VLScorer(nn.Module):
         else:
             config = self.model.config
             inputs['mm_token_type_ids'] = (ids == config.image_token_id) + 2 * (ids == config.video_token_id)
-        hidden = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state
+        # No mask of the padding: it is on the right, attention is causal, and without one it needs no table of its own.
+        hidden = self.model(input_ids=ids, use_cache=False, **inputs).last_hidden_state
         special = torch.isin(ids, torch.tensor(self.token_ids, device=ids.device))
         return self.head(hidden[special].float()).unflatten(0, (len(texts), len(self.tokens)))
 
@@ -259,8 +259,8 @@ class Qwen2VLScorer(nn.Module):
             rows[start : start + step] = cut.unflatten(0, (len(piece), places))
         return rows.flatten(0, 1), grid[:1].repeat(len(pixels), 1)
 
-    def tokenize(self, texts: Sequence[str], kind: Kind, places: int) -> tuple[Tensor, Tensor]:
-        """Ids and mask ``(B, L)`` of one turn of a chat, padded on the right.
+    def tokenize(self, texts: Sequence[str], kind: Kind, places: int) -> Tensor:
+        """Ids ``(B, L)`` of one turn of a chat, padded on the right.
 
         Args:
             places: merged tokens of a picture or clip.
@@ -284,6 +284,4 @@ class Qwen2VLScorer(nn.Module):
                 raise ValueError(f'the prompt contains <|{kind}_pad|>, which stands for pixels: {text[-200:]!r}')
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        return ids, mask
+        return torch.tensor([row + [pad] * (longest - len(row)) for row in rows])

@@ -147,10 +147,11 @@ class VideoAlignReward(Reward):
         order, scores = [], []
         for rate in dict.fromkeys(rates):
             alike = [i for i, r in enumerate(rates) if r == rate]
+            clips, texts = (pixels if len(alike) == len(pixels) else pixels[alike]), [prompts[i] for i in alike]
             for start in range(0, len(alike), self.batch_size):
-                piece = alike[start : start + self.batch_size]
-                scores.append(self.score_clips(pixels[piece], [prompts[i] for i in piece], rate))
-                order += piece
+                piece = slice(start, start + self.batch_size)
+                scores.append(self.score_clips(clips[piece], texts[piece], rate))
+            order += alike
         return torch.cat(scores)[torch.tensor(order).argsort()]
 
     def score_clips(self, pixels: Tensor, prompts: Sequence[str], fps: float | None = None) -> Tensor:
