@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal['image', 'video']
 POSITIONS = ('1d', '3d')
 #: Most values of frames that are prepared at a time.
-_PIECE = 2**20
+_PIECE = 2**18
 
 _VISION = {'depth': 32, 'embed_dim': 1280, 'mlp_ratio': 4, 'num_heads': 16, 'patch_size': 14}
 _TEXT = {

@@ -156,9 +156,10 @@ class VideoAlignReward(Reward):
 
     def score_clips(self, pixels: Tensor, prompts: Sequence[str], fps: float | None = None) -> Tensor:
         """Scores ``(N, 3)`` by :data:`DIMENSIONS` of clips ``(N, 3, F, Y, X)``; differentiable."""
-        frames = pixels[:, :, frame_indices(pixels.shape[2], self.fps if fps is None else fps, self.sample_fps)]
+        index = frame_indices(pixels.shape[2], self.fps if fps is None else fps, self.sample_fps)
+        frames = pixels.transpose(1, 2).index_select(1, index.to(pixels.device))
         texts = [fill(self.template, prompt) for prompt in prompts]
-        raw = self.scorer(frames.transpose(1, 2), texts, 'video').squeeze(-1)
+        raw = self.scorer(frames, texts, 'video').squeeze(-1)
         mean, std = raw.new_tensor(self.moments).unbind(1)
         return (raw - mean) / std
 
