@@ -13,6 +13,7 @@ way in minutes, before any training.
     python tools/benchmark.py generators    each family's rollout against its diffusers pipeline, and the update
     python tools/benchmark.py rewards       a batch against single pictures, for every reward
     python tools/benchmark.py structurer    the map stage against a plain implementation, frame by frame
+    python tools/benchmark.py checkpoint    what the sha256 costs beside the writing
 
 These have options of their own: add --help.
 """
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
 
 #: Measured by a module of tools/benchmarks each.
-SUITES = ('generators', 'rewards', 'structurer')
+SUITES = ('checkpoint', 'generators', 'rewards', 'structurer')
 
 
 class ModelTimer:

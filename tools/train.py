@@ -57,8 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config file with the command line applied; explicit flags win over ``--cfg-options``."""
-    from vipo.engine.checkpoint import resume_point, seed_of
     from vipo.engine.config import override, read_config
+    from vipo.engine.start import seed_to_adopt
 
     sys.path.insert(0, str(Path(args.config).resolve().parent))
     cfg = read_config(args.config)
@@ -70,10 +70,9 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.seed is None and (point := resume_point(cfg)) is not None:
-            # What is resumed goes on with its own seed.
-            seed = seed_of(point)
-            override(cfg, {} if seed is None else {'randomness.seed': seed})
+        # What is resumed goes on with its own seed.
+        if args.seed is None and (seed := seed_to_adopt(cfg)) is not None:
+            override(cfg, {'randomness.seed': seed})
     return cfg
 
 
@@ -116,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
+        from vipo.engine.files import describe_failure, is_full
         from vipo.engine.hub import check_reach
         from vipo.engine.parallel import leave
         from vipo.engine.runner import build_runner, describe
@@ -135,6 +135,13 @@ def main(argv: list[str] | None = None) -> int:
         runner.train()
     except (RunStopped, ConfigError) as error:
         print(f'error: {error}', file=sys.stderr)
+        return 3
+    except OSError as error:
+        if not is_full(error):
+            raise
+        runner.clock.clear()
+        path = Path(error.filename or runner.work_dir)
+        print(f'error: {describe_failure(path, error)}. Make room, and add --resume', file=sys.stderr)
         return 3
     except KeyboardInterrupt:
         runner.clock.clear()
