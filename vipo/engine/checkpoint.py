@@ -156,7 +156,7 @@ class PolicyCheckpointHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         done = runner.iter + 1
-        if done % self.interval == 0 or done == runner.max_iters:
+        if done % self.interval == 0 or done == runner.max_iters or runner.train_loop.stop_training:
             self.save(runner, done)
 
     def save(self, runner: Runner, done: int) -> None:
