@@ -79,10 +79,28 @@ def test_full_size_figures_with_random_weights(tmp_path):
     assert figures['update, planned MiB'] > 0
 
 
+#: Most time of a batch for that of single calls; what was measured stands in docs/rewards.md. A loaded machine moves
+#: VideoAlign's 0.28 the most.
+BOUNDS = dict.fromkeys(('pickscore', 'clipscore', 'aesthetic', 'imagereward', 'hps', 'hpsv3'), 1 / 3)
+BOUNDS |= {'videoalign': 0.4, 'embedded': 0.5}
+
+
+def too_slow(figures, bounds):
+    return {name: row['ratio'] for name, row in figures.items() if row['ratio'] > bounds[name]}
+
+
 @pytest.mark.slow
 def test_batch_of_32_pictures_costs_less_than_a_third_of_single_calls(tmp_path):
-    """For the rewards over a CLIP and for ImageReward, on their twins; measured 0.10 to 0.14."""
-    out, names = tmp_path / 'figures.json', ['pickscore', 'clipscore', 'aesthetic', 'imagereward']
-    main(['rewards', '--rewards', *names, '--pictures', '32', '--repeats', '5', '--out', str(out)])
+    out = tmp_path / 'figures.json'
+    main(['rewards', '--rewards', *BOUNDS, '--pictures', '32', '--repeats', '5', '--out', str(out)])
     figures = json.loads(out.read_text())
-    assert {name: row['ratio'] for name, row in figures.items() if row['ratio'] > 1 / 3} == {}
+    assert figures.keys() == BOUNDS.keys()
+    assert too_slow(figures, BOUNDS) == {}
+
+
+@pytest.mark.slow
+def test_batch_is_no_slower_than_single_calls_where_frames_are_as_large_as_published(tmp_path):
+    """Arithmetic is most of the time there; measured below 1, and up to 2.1 while all 32 were prepared at once."""
+    out, bounds = tmp_path / 'figures.json', {'hpsv3': 1.4, 'videoalign': 1.4}
+    main(['rewards', '--rewards', *bounds, '--area', '200704', '--repeats', '2', '--out', str(out)])
+    assert too_slow(json.loads(out.read_text()), bounds) == {}

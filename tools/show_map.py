@@ -102,12 +102,13 @@ def _show(
     components: dict[str, list[Any]] = {n: [] for n, s in structurers.items() if hasattr(s, 'dense')}
     clock, clips = PhaseClock(), 0
     with clock.phase('maps', len(samples)):
-        for i, (_, pixels, _) in enumerate(samples):
+        for i, (_, pixels, fps) in enumerate(samples):
             x = torch.tensor(pixels)[None].float().to(device) / 255
             grid = _grid(pixels.shape[1:], args.stride)
             for name, structurer in structurers.items():
                 try:
-                    found = call_structurer(structurer, x, grid, None if texts is None else [texts[i]])
+                    prompts = None if texts is None else [texts[i]]
+                    found = call_structurer(structurer, x, grid, prompts, [{'fps': fps}] if args.videos else None)
                 except ValueError as error:
                     raise ConfigError(f'{name}: {error}; see --texts') from error
                 maps[name].append(found[0, 0].cpu())

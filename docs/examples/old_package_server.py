@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == '__main__':
+    HTTPServer.request_queue_size = 128  # several processes may ask at once
     server = HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)
     print('serving at http://127.0.0.1:%d' % server.server_port, flush=True)
     server.serve_forever()

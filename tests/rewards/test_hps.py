@@ -224,21 +224,28 @@ def test_batch_is_checked(reward, pictures):
         reward(pictures()[:, :, None], PROMPTS[:1])
 
 
+def test_repeated_prompts_are_read_once(reward, pictures, monkeypatch):
+    """A group has one prompt, and so have the frames of a clip."""
+    x, prompts, seen = pictures()[:, :, None], [PROMPTS[i] for i in (1, 0, 1, 1)], []
+    tokenize = reward.towers.tokenize
+    monkeypatch.setattr(reward.towers, 'tokenize', lambda texts: seen.append(list(texts)) or tokenize(texts))
+    together = reward(x, prompts).scores
+    assert seen == [[PROMPTS[1], PROMPTS[0]]]
+    alone = [reward(x[i : i + 1], [prompt]).scores for i, prompt in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
 def test_published_file_goes_with_open_clips_own_tokenizer(tmp_path, pictures):
-    """As HPS_v2.1_compressed.pt comes: under state_dict, with no tokenizer beside it; here with a small CLIP."""
-    sizes = {
-        'embed_dim': 16,
-        'vision_cfg': {'image_size': 28, 'layers': 1, 'width': 32, 'head_width': 16, 'patch_size': 14},
-        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 1},
-    }
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**sizes).eval()
-    torch.save({'state_dict': model.state_dict()}, tmp_path / 'HPS_v2.1_compressed.pt')
-    (tmp_path / 'open_clip_config.json').write_text(json.dumps({'model_cfg': sizes}))
+    """The twin, as HPS_v2.1_compressed.pt comes: under state_dict, with no tokenizer beside it."""
+    reward = HPSReward(**HPSReward.rehearsal({}, tmp_path))
+    (file,) = tmp_path.rglob('HPS_v2.1_compressed.pt')
+    model = open_clip.CLIP(**json.loads((file.parent / 'open_clip_config.json').read_text())['model_cfg']).eval()
+    model.load_state_dict(torch.load(file)['state_dict'])
     prompts = ['a cat', '', 'many words ' * 100, 'Ein Zug, 3 Uhr']
     x = pictures(28, 28)
-    ours = HPSReward(checkpoint=str(tmp_path))(x[:, :, None], prompts).scores
+    ours = reward(x[:, :, None], prompts).scores
     seen = Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)(x)
     with torch.no_grad():
         image, text = model.encode_image(seen), model.encode_text(open_clip.get_tokenizer('ViT-H-14')(prompts))
     torch.testing.assert_close(ours, torch.cosine_similarity(image, text), atol=1e-5, rtol=0)
+    assert ours.std() > 1e-2

@@ -7,10 +7,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from vipo.rewards import HPSv3Reward
 from vipo.rewards.qwen2_vl import SIZES
-from vipo.rewards.qwen2_vl_twin import save_hpsv3_twin
+from vipo.rewards.qwen2_vl_twin import save_hpsv3_twin, twin_options
 
 PROMPTS = ['a quiet harbour at dawn', 'x', 'Ein roter Würfel']
 
@@ -23,14 +24,7 @@ def folder(tmp_path):
 @pytest.fixture
 def make(folder):
     def make(**options):
-        defaults = {
-            'checkpoint': str(folder),
-            'tokenizer': str(folder / 'tokenizer'),
-            'template': str(folder / 'template.txt'),
-            'template_sha256': None,
-            'dtype': 'float32',
-        }
-        return HPSv3Reward(**{**defaults, **options})
+        return HPSv3Reward(**{**twin_options(folder), 'tokenizer': str(folder / 'tokenizer'), **options})
 
     return make
 
@@ -62,12 +56,12 @@ def their_outputs(folder, picture, prompt, positions):
     # The published code casts all of it, the frequencies of the positions too; the rest is bfloat16 in the file.
     model = model.to(torch.bfloat16).float()
     image = Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-    # 90 x 130 is enlarged to at least 200704 pixels: sides times 4.14, up to a multiple of 28
-    image = image.resize((560, 392), Image.Resampling.BICUBIC)
+    height, width = smart_resize(*picture.shape[-2:], min_pixels=200704, max_pixels=200704)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     inputs = Qwen2VLImageProcessorPil(do_resize=False)([image], return_tensors='pt')
     text = (
         '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>'
-        + '<|image_pad|>' * (14 * 20)
+        + '<|image_pad|>' * (height * width // 28**2)
         + '<|vision_end|>'
         + (folder / 'template.txt').read_text().replace('{text_prompt}', prompt)
         + '<|im_end|>\n<|im_start|>assistant\n'
@@ -91,6 +85,25 @@ def test_score_is_the_published_computation(folder, make, pictures, positions):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert theirs.std(0).min() > 5e-3
     torch.testing.assert_close(reward(pictures[:, :, None], PROMPTS).scores, ours[:, 0])
+
+
+@pytest.mark.parametrize(
+    'size',
+    [(448, 448), (300, 420), (512, 768), (480, 801), (201, 119), (31, 310)],
+    ids=['as it is', 'too small', 'too large', 'too large, odd', 'too small, odd', 'narrow'],
+)
+def test_any_size_of_picture(folder, make, normal, size):
+    """Where a picture shrinks it does so most along X, with which every version of Pillow then begins."""
+    picture = (normal(3, *size).sigmoid() * 255).round() / 255
+    ours = make().mean_and_spread(picture[None], PROMPTS[:1])
+    torch.testing.assert_close(ours[0], their_outputs(folder, picture, PROMPTS[0], '1d'), atol=1e-4, rtol=0)
+
+
+def test_area_is_an_option(make, pictures):
+    reward = make(pixels=3 * 28 * 28)
+    assert reward.scorer.patches(pictures[:, None], 'image')[1].tolist() == [[1, 2, 4]] * 3  # 28 x 56 pixels
+    with pytest.raises(ValueError, match=r'reward\.pixels must be at least 784'):
+        make(pixels=783)
 
 
 def test_gradient_reaches_the_pixels(make, pictures):

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from vipo.registry import REWARDS
@@ -18,6 +19,27 @@ each = pytest.mark.parametrize('name', CONFIGS)
 def read(name):
     section = Config.fromfile(str(CONFIGS[name])).reward.to_dict()
     return component_class(section['type']), {k: v for k, v in section.items() if k != 'type'}
+
+
+def test_every_reward_of_the_package_has_a_config():
+    """But for those that are made of others or of the user's function."""
+    from vipo import rewards
+
+    classes = {n for n in rewards.__all__ if n.endswith('Reward') and n not in ('Reward', 'PictureReward')}
+    assert {read(name)[0].__name__ for name in CONFIGS} == classes - {'FrameReward', 'FunctionReward', 'WeightedReward'}
+
+
+def test_judge_reads_its_own_form_and_no_other(tmp_path):
+    cls, options = read('judge')
+    reward = cls(**options | cls.rehearsal(options, tmp_path))
+    assert set(reward.patterns) == set(reward.weights) == {'match', 'looks'}
+    assert reward._read(('Match: 4.5\nLooks: 2', 'stop'), 'x') == {'match': 4.5, 'looks': 2.0}
+    for answer in ('Match: 4 out of 5', 'Match: <number>\nLooks: 3', 'Match: 9\nLooks: 3'):
+        assert all(number != number for number in reward._read((answer, 'stop'), 'x').values())
+    output = reward(torch.rand(3, 3, 1, 16, 16), ['a', 'b', 'c'])
+    assert output.valid.all()
+    assert output.scores.min() >= 0.2
+    assert output.scores.max() <= 1
 
 
 @each

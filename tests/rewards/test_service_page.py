@@ -9,8 +9,8 @@ import torch
 
 from vipo.registry import REWARDS
 from vipo.rewards import FunctionReward
-from vipo.rewards.remote import STAND_IN
 from vipo.rewards.server import RewardServer
+from vipo.rewards.service import STAND_IN
 from vipo.rewards.wire import encode_png, read_answer, read_request
 
 PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'reward-service.md').read_text()

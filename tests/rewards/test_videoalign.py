@@ -8,10 +8,11 @@ import pytest
 import torch
 from torchvision.transforms.functional import InterpolationMode, resize
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLModel, Qwen2VLVideoProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from vipo.rewards import VideoAlignReward
 from vipo.rewards.qwen2_vl import SIZES, EqualFrameAttention, fold_lora
-from vipo.rewards.qwen2_vl_twin import save_videoalign_twin
+from vipo.rewards.qwen2_vl_twin import save_videoalign_twin, twin_options
 from vipo.rewards.videoalign import DIMENSIONS
 
 PARTS = ('base_layer', 'lora_A.default', 'lora_B.default')
@@ -25,10 +26,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def published(tmp_path_factory):
+    """With the published area of a frame; the others see as few patches as a rehearsal does."""
+    return save_videoalign_twin(tmp_path_factory.mktemp('rewards') / 'videoalign', pixels=200704)
+
+
+@pytest.fixture(scope='module')
 def make(folder):
     def make(place=folder, **options):
-        defaults = {'checkpoint': str(place), 'template': str(place / 'template.txt'), 'template_sha256': None}
-        return VideoAlignReward(**{**defaults, 'dtype': 'float32', **options})
+        return VideoAlignReward(**{**twin_options(place), **options})
 
     return make
 
@@ -84,17 +90,17 @@ def their_raw_scores(folder, clip, prompt, positions):
     head = head.float()
 
     index = [0, 3, 5, 8]  # four frames, evenly, halves to even: 0, 2.67, 5.33, 8
-    frames = (clip[:, index].transpose(0, 1) * 255).byte()
-    # 60 x 100 is enlarged to at least 100352 pixels: sides times 4.09, up to a multiple of 28
-    frames = resize(frames, [252, 420], InterpolationMode.BICUBIC, antialias=True)
+    frames = (clip[:, index].transpose(0, 1) * 255).round().byte()
+    size = smart_resize(*clip.shape[-2:], min_pixels=100352, max_pixels=200704)
+    frames = resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     processor = Qwen2VLVideoProcessor(do_resize=False, do_sample_frames=False, image_mean=mean, image_std=std)
     inputs = processor(frames, return_tensors='pt')
-    places = 2 * 9 * 15
-    assert inputs['video_grid_thw'].tolist() == [[2, 18, 30]]
+    height, width = (side // 28 for side in size)
+    assert inputs['video_grid_thw'].tolist() == [[2, 2 * height, 2 * width]]
     text = (
         '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>'
-        + '<|video_pad|>' * places
+        + '<|video_pad|>' * (2 * height * width)
         + '<|vision_end|>'
         + (folder / 'template.txt').read_text().replace('{text_prompt}', prompt)
         + '<|im_end|>\n<|im_start|>assistant\n'
@@ -113,11 +119,23 @@ def their_raw_scores(folder, clip, prompt, positions):
 
 
 @pytest.mark.parametrize('positions', ['1d', '3d'])
-def test_score_is_the_published_computation(folder, make, clips, positions):
-    raw = make(normalized=False, positions=positions)(clips, PROMPTS)
-    theirs = torch.stack([their_raw_scores(folder, c, p, positions) for c, p in zip(clips, PROMPTS, strict=True)])
+def test_score_is_the_published_computation(published, make, clips, positions):
+    raw = make(published, normalized=False, positions=positions)(clips, PROMPTS)
+    theirs = torch.stack([their_raw_scores(published, c, p, positions) for c, p in zip(clips, PROMPTS, strict=True)])
     torch.testing.assert_close(torch.stack([raw.parts[n] for n in DIMENSIONS], 1), theirs, atol=1e-4, rtol=0)
     assert theirs.std(0).min() > 1e-2, 'the comparison means nothing if all scores are alike'
+
+
+@pytest.mark.parametrize(
+    'size',
+    [(448, 448), (300, 420), (480, 832), (701, 333), (201, 119), (31, 310)],
+    ids=['as it is', 'within the area', 'too large', 'too large, odd', 'too small, odd', 'narrow'],
+)
+def test_any_size_of_frame(published, make, normal, size):
+    clip = (normal(3, 9, *size).sigmoid() * 255).round() / 255
+    raw = make(published, normalized=False)(clip[None], PROMPTS[:1])
+    ours = torch.stack([raw.parts[name][0] for name in DIMENSIONS])
+    torch.testing.assert_close(ours, their_raw_scores(published, clip, PROMPTS[0], '1d'), atol=1e-4, rtol=0)
 
 
 def test_positions_matter(make, clips):
@@ -340,8 +358,12 @@ class TestTemplate:
             self.read(tmp_path, name, content, sha256)
 
 
-def test_differentiable_scores_are_the_scores(reward, clips):
-    torch.testing.assert_close(reward.differentiable_scores(clips, PROMPTS), reward(clips, PROMPTS).scores)
+def test_differentiable_scores_are_the_scores(make, clips):
+    reward, records = make(batch_size=1), [{'fps': 2}, {}, {'fps': 2}]
+    for metadata in (None, records):
+        scores = reward(clips, PROMPTS, metadata).scores
+        torch.testing.assert_close(reward.differentiable_scores(clips, PROMPTS, metadata), scores)
+    assert (scores - reward(clips, PROMPTS).scores).abs()[[0, 2]].min() > 0
 
 
 def test_precision_of_the_weights_changes_little(make, clips):
@@ -361,9 +383,7 @@ def test_adapters_are_folded_before_anything_is_rounded(folder):
     assert all(v.dtype == torch.bfloat16 for v in state.values())
     name = UP.removesuffix('.')
     base, down, up = (state[f'{name}.{part}.weight'].float() for part in PARTS)
-    reward = VideoAlignReward(
-        checkpoint=str(folder), template=str(folder / 'template.txt'), template_sha256=None, dtype='float32'
-    )
+    reward = VideoAlignReward(**twin_options(folder))
     ours = reward.scorer.text_model.layers[0].mlp.up_proj.weight
     torch.testing.assert_close(ours, base + 2 * up @ down)
     assert (ours.bfloat16().float() - ours).abs().max() > 1e-4

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from vipo.registry import STRUCTURERS, ConfigError
-from vipo.rewards import FrameReward, FunctionReward, HPSReward, PictureReward, WeightedReward
+from vipo.rewards import FrameReward, FunctionReward, HPSReward, PictureReward, VideoAlignReward, WeightedReward
 from vipo.structurers import RewardAttributionStructurer
 from vipo.structurers.base import bind_reward, counters
 
@@ -51,6 +51,17 @@ def test_clip_is_seen_through_its_frames(normal):
     torch.testing.assert_close(all_frames[0, 0], torch.tensor([[0.0, 4], [0, 0]]).expand(2, 2, 2))
     first = attribution(FrameReward(Spot(), frames=1), sigma=0.0, method='gradient')(clips, (2, 2, 2), ['1'])
     torch.testing.assert_close(first[0, 0], torch.tensor([[[0.0, 8], [0, 0]], [[0, 0], [0, 0]]]))
+
+
+def test_record_of_a_prompt_reaches_the_reward(normal, tmp_path):
+    """VideoAlign looks at a clip twice a second: at 2 frames a second all frames get credit, at 8 four of nine."""
+    reward = VideoAlignReward(**VideoAlignReward.rehearsal({}, tmp_path))
+    clips, grid = normal(3, 3, 9, 28, 28).sigmoid(), (9, 2, 2)
+    structurer = attribution(reward, method='gradient', sigma=0.0, normalize='minmax', batch_size=2)
+    seen = structurer(clips, grid, ['a', 'b', 'c'], [{'fps': 8}, {}, {'fps': 2}])[:, 0].amax((2, 3)) > 0
+    counted = [i in (0, 3, 5, 8) for i in range(9)]
+    # eight of nine: an even number
+    assert seen.tolist() == [counted, counted, [i != 4 for i in range(9)]]
 
 
 def test_sum_of_rewards(pictures):

@@ -22,8 +22,8 @@ class Fixed(Structurer):
     def set_progress(self, iteration, total):
         self.seen.append((iteration, total))
 
-    def __call__(self, pixels, grid, prompts=None):
-        self.seen.append(prompts)
+    def __call__(self, pixels, grid, prompts=None, metadata=None):
+        self.seen += [prompts, metadata]
         return self.values.expand(len(pixels), 1, *grid).float()
 
 
@@ -80,8 +80,8 @@ def test_parts_are_reached_through_others():
     assert not uses_reward(BlendedStructurer(PriorStructurer()))
     bind_reward(structurer, 'the reward')
     set_progress(structurer, 3, 10)
-    structurer(PIXELS, GRID, ['x', 'y'])
-    assert inner.seen == ['the reward', (3, 10), ['x', 'y']]
+    structurer(PIXELS, GRID, ['x', 'y'], [{'fps': 8}, {}])
+    assert inner.seen == ['the reward', (3, 10), ['x', 'y'], [{'fps': 8}, {}]]
     with pytest.raises(ValueError, match='needs the prompts'):
         structurer(PIXELS, GRID)
     assert list(counters(structurer)) == []

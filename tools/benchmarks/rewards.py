@@ -2,9 +2,11 @@
 
     python tools/benchmark.py rewards --pictures 32
     python tools/benchmark.py rewards --rewards pickscore imagereward --side 512
+    python tools/benchmark.py rewards --rewards hpsv3 videoalign --area 200704 --batch-size 8
 
-The rewards are those of configs/_base_/rewards. On twins almost all of the time is what a call costs beside the model;
-that is what a batch saves. Batch and single calls take turns, and the median of the repetitions counts.
+The rewards are those of configs/_base_/rewards, and the embedded one. On twins almost all of the time is what a call
+costs beside the model; that is what a batch saves. Batch and single calls take turns, and the median of the repetitions
+counts.
 """
 
 from __future__ import annotations
@@ -25,14 +27,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-REWARDS = tuple(sorted(path.stem for path in (ROOT / 'configs' / '_base_' / 'rewards').glob('*.py')))
+#: The trained HPS model of this package, which is larger than a twin.
+EMBEDDED = 'embedded'
+REWARDS = (*sorted(path.stem for path in (ROOT / 'configs' / '_base_' / 'rewards').glob('*.py')), EMBEDDED)
 
 #: Those that take clips; they get five frames.
 CLIPS = ('videoalign',)
 
 
-def build_twin(name: str, folder: Path) -> Reward:
-    """A reward of configs/_base_/rewards, with its twin where it loads a model.
+def build_twin(name: str, folder: Path, batch_size: int = 64, area: int | None = None) -> Reward:
+    """A reward of configs/_base_/rewards, with its twin where it loads a model; or the embedded one.
+
+    Args:
+        batch_size: most pictures in one forward pass.
+        area: pixels to which HPSv3 and VideoAlign resize a frame; None is that of their twins.
 
     Raises:
         ConfigError: an extra that it needs is not installed.
@@ -41,13 +49,19 @@ def build_twin(name: str, folder: Path) -> Reward:
     from vipo.registry import REWARDS as REGISTRY
     from vipo.registry.lookup import component_class
 
+    if name == EMBEDDED:
+        tiny = {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps', 'batch_size': batch_size}
+        return REGISTRY.build(tiny, at=name)
     options = dict(read_config(str(ROOT / 'configs' / '_base_' / 'rewards' / f'{name}.py')).reward)
     cls = component_class(options.pop('type'))
     if hasattr(cls, 'rehearsal'):
         options |= cls.rehearsal(options, folder)
     if 'batch_size' in options:
-        options['batch_size'] = 64
-    return REGISTRY.build({'type': cls, **options}, at=name)
+        options['batch_size'] = batch_size
+    reward = REGISTRY.build({'type': cls, **options}, at=name)
+    if area is not None and hasattr(reward, 'scorer'):
+        reward.scorer.fewest = reward.scorer.most = area
+    return reward
 
 
 def benchmark(reward: Reward, pixels: Tensor, prompts: list[str], repeats: int) -> dict[str, float]:
@@ -77,6 +91,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--rewards', nargs='+', choices=REWARDS, default=list(REWARDS))
     parser.add_argument('--pictures', type=int, default=32)
     parser.add_argument('--side', type=int, default=64, help='pixels of the square pictures')
+    parser.add_argument('--batch-size', type=int, default=64, help='most pictures in one forward pass')
+    parser.add_argument('--area', type=int, help='pixels to which HPSv3 and VideoAlign resize; published: up to 200704')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
@@ -95,7 +111,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.rewards:
             try:
-                reward = build_twin(name, Path(folder))
+                reward = build_twin(name, Path(folder), args.batch_size, args.area)
             except ConfigError as error:
                 print(f'{name:32s} left out: {error}')
                 continue

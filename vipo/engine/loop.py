@@ -238,7 +238,8 @@ class PolicyLoop(IterBasedTrainLoop):
             grid = tuple(samples.trajectory.latents.shape[2:])
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):
-                parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, samples.prompts[piece]))
+                prompts, records = samples.prompts[piece], samples.metadata[piece]
+                parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, prompts, records))
                 self.clock.advance(piece.stop - piece.start)
             samples.allocation = torch.cat(parts).to(samples.trajectory.log_prob.device)
             if c.advantage.get('map_on') == 'reward':

@@ -63,11 +63,13 @@ class Reward(ABC):
             metadata: B records from the prompt file, for rewards that need more than the prompt.
         """
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
         """Scores ``(B,)`` with a gradient with respect to ``pixels``, where :attr:`differentiable` says so.
 
         Args:
-            pixels, prompts: as in :meth:`__call__`.
+            pixels, prompts, metadata: as in :meth:`__call__`.
         """
         raise NotImplementedError(f'{type(self).__name__} has no gradient')
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vipo.assets import resolve
+from vipo.registry.build import torch_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,19 @@ def locate_file(checkpoint: str | None, hub: str, name: str, option: str = 'chec
     if not path.is_file():
         raise ValueError(f'{option}: {checkpoint!r} does not exist; it names a file or a folder on this machine')
     return path
+
+
+def published_bytes(options: Mapping[str, Any], parameters: int, dtype: str = 'float32') -> int | None:
+    """Bytes of the weights that a config with these options loads, for a plan.
+
+    Args:
+        parameters: of the published checkpoint.
+        dtype: the reward's default.
+
+    Returns:
+        None where ``options['checkpoint']`` names another checkpoint, whose size nobody knows here.
+    """
+    return None if options.get('checkpoint') else parameters * torch_dtype(options.get('dtype', dtype)).itemsize
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ class ClipTowers:
 
     Args:
         model: transformers' class in float32, whichever layout it was loaded from.
-        tokenize: prompts to ids ``(N, L)``, cut and padded to the context of the model.
+        tokenize: prompts to ids ``(N, L)``, cut to the context of the model and padded to the longest of them.
         dtype: of the weights from here on.
         resize: pictures ``(N, 3, Y, X)`` and a side to squares.
 
@@ -68,7 +68,7 @@ class ClipTowers:
         import open_clip
 
         tokenize = open_clip.get_tokenizer('ViT-H-14', context_length=config.text_config.max_position_embeddings)
-        return cls(model, lambda prompts: tokenize(list(prompts)), dtype, resize)
+        return cls(model, lambda prompts: _without_padding(tokenize(list(prompts))), dtype, resize)
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype, offset: str = 'down') -> ClipTowers:
@@ -123,15 +123,22 @@ class ClipTowers:
         return (patches @ self.text(prompts)[:, :, None]).squeeze(-1).unflatten(1, grid)
 
     def text(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors ``(N, D)`` float32 of prompts."""
+        """Unit vectors ``(N, D)`` float32 of prompts; one that comes several times, as in a group, is read once."""
+        places = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         # No mask of the padding: attention is causal, and the vector is taken at the end token.
-        ids = self.tokenize(prompts).to(self.model.logit_scale.device)
+        ids = self.tokenize(list(places)).to(self.model.logit_scale.device)
         pooled = self.model.text_model(input_ids=ids).pooler_output
-        return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+        vectors = F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+        return vectors[[places[prompt] for prompt in prompts]]
 
     def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """``cos(image, text)`` ``(N,)`` of each picture and its prompt."""
         return (self.image(pixels) * self.text(prompts)).sum(-1)
+
+
+def _without_padding(ids: Tensor) -> Tensor:
+    """Ids of open_clip's tokenizer up to the last end token, which is the largest of all ids."""
+    return ids[:, : int(ids.argmax(1).max()) + 1]
 
 
 def _saved_tokenizer(name: str, config: CLIPTextConfig) -> Callable[[Sequence[str]], Tensor]:
@@ -142,7 +149,7 @@ def _saved_tokenizer(name: str, config: CLIPTextConfig) -> Callable[[Sequence[st
     context = config.max_position_embeddings
 
     def tokenize(prompts: Sequence[str]) -> Tensor:
-        options = {'padding': 'max_length', 'truncation': True, 'max_length': context, 'return_tensors': 'pt'}
+        options = {'padding': True, 'truncation': True, 'max_length': context, 'return_tensors': 'pt'}
         return tokenizer(list(prompts), **options).input_ids
 
     return tokenize

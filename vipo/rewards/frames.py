@@ -49,18 +49,16 @@ class FrameReward(Reward):
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
     ) -> RewardOutput:
         stills, count = self._stills(pixels, prompts)
-        output = self.reward(
-            stills,
-            [p for p in prompts for _ in range(count)],
-            None if metadata is None else [m for m in metadata for _ in range(count)],
-        )
+        output = self.reward(stills, *_repeated(prompts, metadata, count))
         valid = output.valid.unflatten(0, (-1, count)).all(1)
         parts = {name: self.aggregate(v.unflatten(0, (-1, count))) for name, v in output.parts.items()}
         return RewardOutput(self.aggregate(output.scores.unflatten(0, (-1, count))), parts=parts, valid=valid)
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
         stills, count = self._stills(pixels, prompts)
-        scores = self.reward.differentiable_scores(stills, [p for p in prompts for _ in range(count)])
+        scores = self.reward.differentiable_scores(stills, *_repeated(prompts, metadata, count))
         return self.aggregate(scores.unflatten(0, (-1, count)))
 
     def _stills(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
@@ -70,3 +68,11 @@ class FrameReward(Reward):
         count = total if self.frames is None else min(self.frames, total)
         chosen = pixels[:, :, torch.linspace(0, total - 1, count).round().long()]
         return chosen.transpose(1, 2).flatten(0, 1)[:, :, None], count
+
+
+def _repeated(
+    prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None, count: int
+) -> tuple[list[str], list[dict[str, Any]] | None]:
+    """Prompts and records of clips, once for each of their frames."""
+    records = None if metadata is None else [m for m in metadata for _ in range(count)]
+    return [p for p in prompts for _ in range(count)], records

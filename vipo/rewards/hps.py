@@ -13,7 +13,7 @@ from torch import Tensor
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
 from vipo.rewards.base import check_batch_size
-from vipo.rewards.checkpoints import locate_file
+from vipo.rewards.checkpoints import locate_file, published_bytes
 from vipo.rewards.clip_towers import ClipTowers
 from vipo.rewards.picture import PictureReward
 
@@ -75,13 +75,14 @@ class HPSReward(PictureReward):
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
-        width = torch_dtype(options.get('dtype', 'float32')).itemsize
-        return None if options.get('checkpoint') else _PARAMETERS * width
+        return published_bytes(options, _PARAMETERS)
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
         """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
-        return {'checkpoint': 'vipo://tiny-hps', 'device': None}
+        from vipo.rewards.twins import write_open_clip
+
+        return {'checkpoint': write_open_clip(folder / 'hps', _FILES['v2.1']), 'device': None}
 
     def move(self, device: torch.device | str) -> None:
         self.towers.to(device)

@@ -13,9 +13,10 @@ from vipo.assets import resolve
 from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
 from vipo.rewards.base import check_batch_size
-from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, read_tensors
+from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, published_bytes, read_tensors
 from vipo.rewards.picture import PictureReward
 from vipo.rewards.qwen2_vl import Qwen2VLScorer, modern_names, read_config, round_frequencies
+from vipo.rewards.qwen2_vl_frames import FACTOR
 from vipo.rewards.templates import fill, read_template
 
 _HUB, _FILE = 'MizzenAI/HPSv3', 'HPSv3.safetensors'
@@ -24,7 +25,7 @@ _TEMPLATE_SHA256 = 'f6ee57479d4e9eee76b49c00dc962e1e696a5a2b3cc32cebd9b1fa76fe27
 _TEMPLATE_ORIGIN = 'hpsv3/dataset/data_collator_qwen.py from https://github.com/MizzenAI/HPSv3'
 #: Of Qwen2-VL-7B without the head that predicts words.
 _PARAMETERS = 7_745_000_000
-#: Every picture gets this area.
+#: The area of every picture on which it was trained.
 _PIXELS = 256 * 28 * 28
 _TOKEN = '<|Reward|>'
 _EMBEDDING = 'model.embed_tokens.weight'
@@ -41,12 +42,14 @@ class HPSv3Reward(PictureReward):
         template_sha256: of the text; None takes a text of your own.
         positions: ``'1d'`` as the checkpoint was trained, or ``'3d'``, see
             :class:`~vipo.rewards.qwen2_vl.Qwen2VLScorer`.
+        pixels: area to which every picture is resized, rounded to whole tokens of 28 x 28. The default is that of the
+            training; less is quicker and another score.
         batch_size: most pictures in one forward pass.
         device: of the weights, which then stay there; None follows the run.
         dtype: of the weights; the head works in float32.
 
     Raises:
-        ValueError: no template, or a checkpoint that does not fit.
+        ValueError: no template, an area below one token, or a checkpoint that does not fit.
     """
 
     differentiable = True
@@ -58,14 +61,17 @@ class HPSv3Reward(PictureReward):
         template: str | None = None,
         template_sha256: str | None = _TEMPLATE_SHA256,
         positions: str = '1d',
+        pixels: int = _PIXELS,
         batch_size: int = 8,
         device: str | None = None,
         dtype: str = 'bfloat16',
     ) -> None:
+        if pixels < FACTOR**2:
+            raise ValueError(f'reward.pixels must be at least {FACTOR**2}, one token, got {pixels}')
         self.template = read_template(template, template_sha256, _TEMPLATE_ORIGIN)
         self.batch_size = check_batch_size(batch_size)
         path = locate_file(checkpoint, _HUB, _FILE, 'reward.checkpoint')
-        self.scorer = load_scorer(path, tokenizer, torch_dtype(dtype), positions)
+        self.scorer = load_scorer(path, tokenizer, torch_dtype(dtype), positions, pixels)
         self.place(device)
 
     @classmethod
@@ -82,23 +88,15 @@ class HPSv3Reward(PictureReward):
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
-        width = torch_dtype(options.get('dtype', 'bfloat16')).itemsize
-        return None if options.get('checkpoint') else _PARAMETERS * width
+        return published_bytes(options, _PARAMETERS, 'bfloat16')
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
         """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
-        from vipo.rewards.qwen2_vl_twin import save_hpsv3_twin
+        from vipo.rewards.qwen2_vl_twin import TWIN_PIXELS, save_hpsv3_twin, twin_options
 
         place = save_hpsv3_twin(folder / 'hpsv3')
-        return {
-            'checkpoint': str(place),
-            'tokenizer': str(place / 'tokenizer'),
-            'template': str(place / 'template.txt'),
-            'template_sha256': None,
-            'device': None,
-            'dtype': 'float32',
-        }
+        return {**twin_options(place), 'tokenizer': str(place / 'tokenizer'), 'pixels': TWIN_PIXELS}
 
     def move(self, device: torch.device | str) -> None:
         self.scorer.to(device)
@@ -124,7 +122,9 @@ def make_head(width: int) -> nn.Sequential:
     )
 
 
-def load_scorer(path: Path, tokenizer: str, dtype: torch.dtype, positions: str = '1d') -> Qwen2VLScorer:
+def load_scorer(
+    path: Path, tokenizer: str, dtype: torch.dtype, positions: str = '1d', pixels: int = _PIXELS
+) -> Qwen2VLScorer:
     """Load the published file with every key accounted for.
 
     Raises:
@@ -144,4 +144,4 @@ def load_scorer(path: Path, tokenizer: str, dtype: torch.dtype, positions: str =
     model = load_strictly(lambda: Qwen2VLModel(config), modern_names(state), path)
     model = round_frequencies(model).to(dtype)
     readout = load_strictly(lambda: make_head(config.text_config.hidden_size), head, f'rm_head of {path}')
-    return Qwen2VLScorer(model, readout, words, [_TOKEN], _PIXELS, _PIXELS, positions)
+    return Qwen2VLScorer(model, readout, words, [_TOKEN], pixels, pixels, positions)

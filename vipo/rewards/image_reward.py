@@ -15,7 +15,7 @@ from vipo.registry import REWARDS
 from vipo.registry.build import torch_dtype
 from vipo.rewards.base import check_batch_size
 from vipo.rewards.blip_layout import read_sizes, to_transformers
-from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, read_tensors
+from vipo.rewards.checkpoints import check_vocabulary, load_strictly, locate_file, published_bytes, read_tensors
 from vipo.rewards.linear_head import LinearHead
 from vipo.rewards.picture import PictureReward
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
@@ -89,8 +89,7 @@ class ImageReward(PictureReward):
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
-        width = torch_dtype(options.get('dtype', 'float32')).itemsize
-        return None if options.get('checkpoint') else _PARAMETERS * width
+        return published_bytes(options, _PARAMETERS)
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:

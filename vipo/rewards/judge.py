@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from vipo.registry import REWARDS
 from vipo.rewards.answers import UnusableAnswer, compile_patterns, read_completion, read_numbers
-from vipo.rewards.base import Reward, RewardOutput, check_batch
+from vipo.rewards.base import RewardOutput, check_batch
 from vipo.rewards.http_client import JsonClient, ServiceError, in_order
-from vipo.rewards.remote import STAND_IN
+from vipo.rewards.service import STAND_IN, ServiceReward
 from vipo.rewards.wire import encode_png, quantise
 
 _log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 @REWARDS.register_module()
-class JudgeReward(Reward):
+class JudgeReward(ServiceReward):
     """Asks a vision language model for scores in words, and reads the numbers.
 
     Each sample is one request: its pictures as PNG, then the instruction. The score is the weighted sum of the parts,
@@ -75,7 +74,6 @@ class JudgeReward(Reward):
         ValueError: an option is out of range, the template or the patterns do not fit, or a server has no such model.
     """
 
-    #: Said in the table of a rehearsal.
     not_rehearsed = 'a local stand-in answered in place of the judge: its scores mean nothing'
 
     def __init__(
@@ -119,28 +117,13 @@ class JudgeReward(Reward):
         self.options |= _check_options(options or {}, taken={*self.options, 'messages', 'n', 'stream'})
         self.concurrency, self.counts = concurrency, Counter()
         if url == STAND_IN:
-            url = self._stand_in(example)
+            from vipo.rewards.stand_in import serve_example
+
+            url = self.keep(serve_example(model, example, self.patterns, low, high))
         self.client = JsonClient(url, timeout, retries, backoff, max_backoff, key_variable)
         if check:
             for address in self.client.urls:
                 self._check(address)
-
-    @classmethod
-    def model_bytes(cls, options: dict[str, Any]) -> int:
-        """For a plan: nothing of it is in this process."""
-        return 0
-
-    @classmethod
-    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """What changes in these options for a rehearsal: no judge has to be there, see :attr:`not_rehearsed`."""
-        return {'url': STAND_IN, 'key_variable': None}
-
-    def _stand_in(self, example: str) -> str:
-        from vipo.rewards.stand_in import serve_example
-
-        server = serve_example(self.options['model'], example, self.patterns, self.low, self.high)
-        weakref.finalize(self, server.stop).atexit = False
-        return server.url
 
     def _check(self, url: str) -> None:
         try:

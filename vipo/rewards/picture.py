@@ -27,7 +27,9 @@ class PictureReward(Reward):
         with torch.no_grad():
             return RewardOutput(self._in_batches(pixels, prompts))
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
         return self._in_batches(pixels, prompts)
 
     def _in_batches(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -20,18 +20,27 @@ _BITS = 22
 
 def resize_as_pillow(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """``(N, 3, Y, X)`` in [0, 1], read as 256 levels, to ``size``; the gradient passes as if nothing were rounded."""
-    pixels = quantize(pixels)
+    with torch.no_grad():
+        levels = (pixels.clamp(0, 1) * 255).round().double()
+        if pixels.shape[-1] != size[1]:
+            levels = _rounded(levels @ _weights(pixels, -1, size[1]).mT)
+        if pixels.shape[-2] != size[0]:
+            levels = _rounded(_weights(pixels, -2, size[0]) @ levels)
+        exact = levels.to(pixels.dtype).div_(255)
+    if not pixels.requires_grad:
+        return exact
+    smooth = pixels
     if pixels.shape[-1] != size[1]:
-        pixels = _along(pixels, size[1])
+        smooth = smooth @ _weights(pixels, -1, size[1]).mT.to(pixels.dtype)
     if pixels.shape[-2] != size[0]:
-        pixels = _along(pixels.mT, size[0]).mT
-    return pixels
+        smooth = _weights(pixels, -2, size[0]).to(pixels.dtype) @ smooth
+    return smooth + (exact - smooth).detach()
 
 
 def quantize(pixels: Tensor) -> Tensor:
     """To the nearest of 256 levels in [0, 1]; the gradient passes as if nothing were rounded or cut."""
-    levels = (pixels.clamp(0, 1) * 255).round() / 255
-    return pixels + (levels - pixels).detach()
+    levels = pixels.detach().clamp(0, 1).mul_(255).round_().div_(255)
+    return pixels + (levels - pixels).detach() if pixels.requires_grad else levels
 
 
 @lru_cache(maxsize=64)
@@ -60,14 +69,11 @@ def _cubic(x: float) -> float:
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
 
 
-def _along(pixels: Tensor, size: int) -> Tensor:
-    """Resize the last axis of levels."""
-    weights = bicubic_weights(pixels.shape[-1], size).to(pixels.device)
-    with torch.no_grad():  # whole numbers below 2^53: exact
-        levels = (pixels.double() * 255).round() @ weights.mT
-        exact = ((levels + 2 ** (_BITS - 1)) / 2**_BITS).floor().clamp(0, 255) / 255
-    exact = exact.to(pixels.dtype)
-    if not pixels.requires_grad:
-        return exact
-    smooth = pixels @ (weights.mT / 2**_BITS).to(pixels.dtype)
-    return smooth + (exact - smooth).detach()
+def _weights(pixels: Tensor, axis: int, size: int) -> Tensor:
+    """Weights ``(size, length of the axis)`` in float64, exact: a power of two is all that they are divided by."""
+    return bicubic_weights(pixels.shape[axis], size).to(pixels.device) / 2**_BITS
+
+
+def _rounded(levels: Tensor) -> Tensor:
+    """To whole levels, in place; sums of 30 bits are exact in float64."""
+    return levels.add_(0.5).floor_().clamp_(0, 255)

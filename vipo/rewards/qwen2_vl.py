@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from vipo.rewards.checkpoints import claim
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize
-from vipo.rewards.qwen2_vl_frames import MERGE, frame_size, patchify, resize_frames
+from vipo.rewards.qwen2_vl_frames import MERGE, PATCH, TUBE, frame_size, patchify, resize_frames
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLConfig, Qwen2VLModel, Qwen2VLTextModel
 
 Kind = Literal['image', 'video']
 POSITIONS = ('1d', '3d')
+#: Most values of frames that are prepared at a time.
+_PIECE = 2**18
 
 _VISION = {'depth': 32, 'embed_dim': 1280, 'mlp_ratio': 4, 'num_heads': 16, 'patch_size': 14}
 _TEXT = {
@@ -222,27 +225,42 @@ class Qwen2VLScorer(nn.Module):
             ValueError: a text does not hold each special token exactly once, in order.
         """
         weight = self.text_model.norm.weight
-        batch, count = pixels.shape[:2]
-        size = frame_size(*pixels.shape[-2:], self.fewest, self.most)
-        flat = pixels.flatten(0, 1).to(weight.device, torch.float32)
-        frames = resize_frames(flat, size, pillow=kind == 'image')
-        frames = normalize(frames, OPENAI_MEAN, OPENAI_STD).unflatten(0, (batch, count))
-        patches, grid = patchify(frames)
-        ids, mask = self.tokenize(texts, kind, int(grid[0].prod()) // MERGE**2)
-        ids, mask = ids.to(weight.device), mask.to(weight.device)
+        patches, grid = self.patches(pixels, kind)
+        ids = self.tokenize(texts, kind, int(grid[0].prod()) // MERGE**2).to(weight.device)
         named = 'pixel_values_videos' if kind == 'video' else 'pixel_values'
-        inputs = {named: patches.to(weight.dtype), f'{kind}_grid_thw': grid}
+        inputs = {named: patches, f'{kind}_grid_thw': grid}
         if self.positions == '1d':
             inputs['position_ids'] = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         else:
             config = self.model.config
             inputs['mm_token_type_ids'] = (ids == config.image_token_id) + 2 * (ids == config.video_token_id)
-        hidden = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state
+        # No mask of the padding: it is on the right, attention is causal, and without one it needs no table of its own.
+        hidden = self.model(input_ids=ids, use_cache=False, **inputs).last_hidden_state
         special = torch.isin(ids, torch.tensor(self.token_ids, device=ids.device))
-        return self.head(hidden[special].float()).unflatten(0, (batch, len(self.tokens)))
+        return self.head(hidden[special].float()).unflatten(0, (len(texts), len(self.tokens)))
 
-    def tokenize(self, texts: Sequence[str], kind: Kind, places: int) -> tuple[Tensor, Tensor]:
-        """Ids and mask ``(B, L)`` of one turn of a chat, padded on the right.
+    def patches(self, pixels: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Frames ``(B, F, 3, Y, X)`` resized, normalised and cut, see :func:`patchify`.
+
+        A batch whose frames are large is done in pieces: what lies between pixels and patches then stays in the
+        processor's cache, and a batch takes no longer than its samples one by one.
+        """
+        weight = self.text_model.norm.weight
+        size = frame_size(*pixels.shape[-2:], self.fewest, self.most)
+        step = max(1, _PIECE // (pixels.shape[1] * 3 * max(math.prod(size), math.prod(pixels.shape[-2:]))))
+        places = math.ceil(pixels.shape[1] / TUBE) * math.prod(size) // PATCH**2
+        rows = torch.empty(len(pixels), places, 3 * TUBE * PATCH**2, dtype=weight.dtype, device=weight.device)
+        for start in range(0, len(pixels), step):
+            piece = pixels[start : start + step]
+            frames = piece.flatten(0, 1).to(weight.device, torch.float32)
+            frames = resize_frames(frames, size, pillow=kind == 'image')
+            frames = normalize(frames, OPENAI_MEAN, OPENAI_STD).unflatten(0, piece.shape[:2])
+            cut, grid = patchify(frames.to(weight.dtype))
+            rows[start : start + step] = cut.unflatten(0, (len(piece), places))
+        return rows.flatten(0, 1), grid[:1].repeat(len(pixels), 1)
+
+    def tokenize(self, texts: Sequence[str], kind: Kind, places: int) -> Tensor:
+        """Ids ``(B, L)`` of one turn of a chat, padded on the right.
 
         Args:
             places: merged tokens of a picture or clip.
@@ -266,6 +284,4 @@ class Qwen2VLScorer(nn.Module):
                 raise ValueError(f'the prompt contains <|{kind}_pad|>, which stands for pixels: {text[-200:]!r}')
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        return ids, mask
+        return torch.tensor([row + [pad] * (longest - len(row)) for row in rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +18,8 @@ from vipo.rewards.hpsv3 import make_head
 _VIDEO_TOKENS = ('<|VQ_reward|>', '<|MQ_reward|>', '<|TA_reward|>')
 _CHAT = ('<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>')
 _RANK, _ALPHA = 2, 4
+#: Area of a picture or frame, four tokens. With that of the published models almost all of the time goes into pixels.
+TWIN_PIXELS = 4 * 28 * 28
 _ADAPTED = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 
 
@@ -93,8 +96,11 @@ def save_hpsv3_twin(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
+def save_videoalign_twin(folder: Path, seed: int = 0, pixels: int = TWIN_PIXELS) -> Path:
     """Write a tiny VideoAlign with adapters that are not zero, and an instruction text of our own.
+
+    Args:
+        pixels: most pixels of a frame, which its description says.
 
     Returns:
         The folder.
@@ -116,7 +122,7 @@ def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
     config.save_pretrained(folder)
     torch.save({f'base_model.model.{k}': v.bfloat16() for k, v in state.items()}, step / 'model.pth')
     described = {
-        'data_config': {'fps': 2.0, 'max_frame_pixels': 200704, 'eval_dim': ['VQ', 'MQ', 'TA']},
+        'data_config': {'fps': 2.0, 'max_frame_pixels': pixels, 'eval_dim': ['VQ', 'MQ', 'TA']},
         'model_config': {'output_dim': 1, 'reward_token': 'special', 'use_special_tokens': True},
         'peft_lora_config': {'lora_enable': True, 'lora_r': _RANK, 'lora_alpha': _ALPHA, 'use_rslora': False},
         'inference_config': {
@@ -131,3 +137,14 @@ def save_videoalign_twin(folder: Path, seed: int = 0) -> Path:
     )
     (folder / 'template.txt').write_text(f'Rate the clip. It was asked for with: {{text_prompt}}{asked}\n')
     return folder
+
+
+def twin_options(folder: Path) -> dict[str, Any]:
+    """Options of a reward that loads what was written to that folder."""
+    return {
+        'checkpoint': str(folder),
+        'template': str(folder / 'template.txt'),
+        'template_sha256': None,
+        'device': None,
+        'dtype': 'float32',
+    }

@@ -26,7 +26,9 @@ class RednessReward(Reward):
         check_batch(pixels, prompts)
         return RewardOutput(redness(pixels))
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
         check_batch(pixels, prompts)
         return redness(pixels)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,14 @@ import torch
 from torch import Tensor
 
 from vipo.registry import REWARDS
-from vipo.rewards.base import Reward, RewardOutput, check_batch
+from vipo.rewards.base import RewardOutput, check_batch
 from vipo.rewards.http_client import JsonClient, ServiceError, in_order
+from vipo.rewards.service import STAND_IN, ServiceReward
 from vipo.rewards.wire import VERSION, WireError, check_metadata, quantise, read_answer, read_weights, write_request
-
-#: An address that stands for a local server with a score of no meaning, for rehearsals.
-STAND_IN = 'vipo://stand-in'
 
 
 @REWARDS.register_module()
-class RemoteReward(Reward):
+class RemoteReward(ServiceReward):
     """Scores of a server that speaks the protocol of ``docs/reward-service.md``, such as ``tools/serve_reward.py``.
 
     Pixels travel as pictures of 8 bits, so scores are those of the pixels rounded to 256 levels. Scoring has to be
@@ -47,9 +43,6 @@ class RemoteReward(Reward):
         ValueError: an option is out of range, or a server does not answer or is none of this protocol.
     """
 
-    #: Said in the table of a rehearsal.
-    not_rehearsed = 'a local stand-in answered in place of the server: its scores mean nothing'
-
     def __init__(
         self,
         url: str | list[str],
@@ -67,7 +60,9 @@ class RemoteReward(Reward):
                 f'reward.batch_size and reward.concurrency must be at least 1, got {batch_size} and {concurrency}'
             )
         if url == STAND_IN:
-            url = self._stand_in()
+            from vipo.rewards.stand_in import serve_brightness
+
+            url = self.keep(serve_brightness())
         self.client = JsonClient(url, timeout, retries, backoff, max_backoff, key_variable)
         self.batch_size, self.concurrency = batch_size, concurrency
         if check:
@@ -75,23 +70,6 @@ class RemoteReward(Reward):
             if any(w != weights[0] for w in weights):
                 raise ValueError(f'reward.url: the servers weigh the parts of their score differently: {weights}')
             self.weights = weights[0]
-
-    @classmethod
-    def model_bytes(cls, options: dict[str, Any]) -> int:
-        """For a plan: nothing of it is in this process."""
-        return 0
-
-    @classmethod
-    def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """What changes in these options for a rehearsal: no server has to be there, see :attr:`not_rehearsed`."""
-        return {'url': STAND_IN, 'key_variable': None}
-
-    def _stand_in(self) -> str:
-        from vipo.rewards.stand_in import serve_brightness
-
-        server = serve_brightness()
-        weakref.finalize(self, server.stop).atexit = False
-        return server.url
 
     def _check(self, url: str) -> dict[str, float] | None:
         """The weights that a server has for its parts."""

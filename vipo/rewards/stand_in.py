@@ -77,7 +77,12 @@ def serve_example(
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
 
-    return StandIn(ThreadingHTTPServer(('127.0.0.1', 0), Handler))
+    return StandIn(_Server(('127.0.0.1', 0), Handler))
+
+
+class _Server(ThreadingHTTPServer):
+    #: With the library's 5, a judge's concurrent requests wait a second for a second attempt to connect.
+    request_queue_size = 128
 
 
 def with_numbers(example: str, patterns: Mapping[str, re.Pattern[str]], number: float) -> str:

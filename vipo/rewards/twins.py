@@ -48,6 +48,29 @@ def write_clip(folder: Path, seed: int = 0) -> str:
     return str(folder)
 
 
+def write_open_clip(folder: Path, name: str, seed: int = 0) -> str:
+    """A CLIP in open_clip's layout, as HPSv2 publishes its own: under ``state_dict``, with no tokenizer beside it.
+
+    Args:
+        name: of the file.
+
+    Returns:
+        The folder.
+    """
+    import open_clip
+
+    sizes = {
+        'embed_dim': 24,
+        'vision_cfg': {'image_size': 28, 'layers': 2, 'width': 32, 'head_width': 16, 'patch_size': 7},
+        # open_clip's own tokenizer has that many tokens
+        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({'state_dict': _seeded(lambda: open_clip.CLIP(**sizes), seed).state_dict()}, folder / name)
+    (folder / 'open_clip_config.json').write_text(json.dumps({'model_cfg': sizes}, indent=2) + '\n')
+    return str(folder)
+
+
 def write_aesthetic_head(folder: Path, width: int = 24, seed: int = 0) -> str:
     """A head as LAION publishes it, for a CLIP of that width.
 

@@ -14,7 +14,7 @@ from vipo.assets import resolve
 from vipo.registry import REWARDS
 from vipo.registry.build import closest, torch_dtype
 from vipo.rewards.base import Reward, RewardOutput, check_batch, check_batch_size
-from vipo.rewards.checkpoints import load_strictly, read_tensors
+from vipo.rewards.checkpoints import load_strictly, published_bytes, read_tensors
 from vipo.rewards.qwen2_vl import Qwen2VLScorer, fold_lora, modern_names, read_config, round_frequencies
 from vipo.rewards.qwen2_vl_frames import frame_indices
 from vipo.rewards.templates import fill, read_template
@@ -26,6 +26,8 @@ _TEMPLATE_SHA256 = 'fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54a
 _TEMPLATE_ORIGIN = 'prompt_template.py from https://github.com/KlingAIResearch/VideoAlign'
 #: Of Qwen2-VL-2B with its embedding once, as the reward uses it.
 _PARAMETERS = 2_208_561_664
+#: Least area of a frame, of qwen_vl_utils' reader of clips.
+_FEWEST = 128 * 28 * 28
 _PREFIX = 'base_model.model.'
 #: What is scored, in the order of the special tokens.
 DIMENSIONS = ('VQ', 'MQ', 'TA')
@@ -109,22 +111,14 @@ class VideoAlignReward(Reward):
     @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
-        width = torch_dtype(options.get('dtype', 'bfloat16')).itemsize
-        return None if options.get('checkpoint') else _PARAMETERS * width
+        return published_bytes(options, _PARAMETERS, 'bfloat16')
 
     @classmethod
     def rehearsal(cls, options: dict[str, Any], folder: Path) -> dict[str, Any]:
         """What changes in these options for a rehearsal, see :mod:`vipo.engine.rehearsal`."""
-        from vipo.rewards.qwen2_vl_twin import save_videoalign_twin
+        from vipo.rewards.qwen2_vl_twin import save_videoalign_twin, twin_options
 
-        place = save_videoalign_twin(folder / 'videoalign')
-        return {
-            'checkpoint': str(place),
-            'template': str(place / 'template.txt'),
-            'template_sha256': None,
-            'device': None,
-            'dtype': 'float32',
-        }
+        return twin_options(save_videoalign_twin(folder / 'videoalign'))
 
     def move(self, device: torch.device | str) -> None:
         self.scorer.to(device)
@@ -132,30 +126,40 @@ class VideoAlignReward(Reward):
     def __call__(
         self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
     ) -> RewardOutput:
-        check_batch(pixels, prompts)
-        rates = [float((record or {}).get('fps', self.fps)) for record in metadata or [{}] * len(prompts)]
-        scores = torch.empty(len(prompts), len(DIMENSIONS))
         with torch.no_grad():
-            for rate in dict.fromkeys(rates):
-                alike = [i for i, r in enumerate(rates) if r == rate]
-                for start in range(0, len(alike), self.batch_size):
-                    piece = alike[start : start + self.batch_size]
-                    scores[piece] = self.score_clips(pixels[piece], [prompts[i] for i in piece], rate).cpu()
+            scores = self._by_dimension(pixels, prompts, metadata).cpu()
         parts = {name: scores[:, i] for i, name in enumerate(DIMENSIONS)}
         total = sum(weight * parts[name] for name, weight in self.weights.items())
         return RewardOutput(total, parts=parts)
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        check_batch(pixels, prompts)
-        pieces = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        scores = torch.cat([self.score_clips(pixels[p], prompts[p]) for p in pieces])
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
+        scores = self._by_dimension(pixels, prompts, metadata)
         return scores @ scores.new_tensor([self.weights.get(name, 0.0) for name in DIMENSIONS])
+
+    def _by_dimension(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None
+    ) -> Tensor:
+        """Scores ``(B, 3)``, clips of the same rate in batches together; differentiable."""
+        check_batch(pixels, prompts)
+        rates = [float((record or {}).get('fps', self.fps)) for record in metadata or [{}] * len(prompts)]
+        order, scores = [], []
+        for rate in dict.fromkeys(rates):
+            alike = [i for i, r in enumerate(rates) if r == rate]
+            clips, texts = (pixels if len(alike) == len(pixels) else pixels[alike]), [prompts[i] for i in alike]
+            for start in range(0, len(alike), self.batch_size):
+                piece = slice(start, start + self.batch_size)
+                scores.append(self.score_clips(clips[piece], texts[piece], rate))
+            order += alike
+        return torch.cat(scores)[torch.tensor(order).argsort()]
 
     def score_clips(self, pixels: Tensor, prompts: Sequence[str], fps: float | None = None) -> Tensor:
         """Scores ``(N, 3)`` by :data:`DIMENSIONS` of clips ``(N, 3, F, Y, X)``; differentiable."""
-        frames = pixels[:, :, frame_indices(pixels.shape[2], self.fps if fps is None else fps, self.sample_fps)]
+        index = frame_indices(pixels.shape[2], self.fps if fps is None else fps, self.sample_fps)
+        frames = pixels.transpose(1, 2).index_select(1, index.to(pixels.device))
         texts = [fill(self.template, prompt) for prompt in prompts]
-        raw = self.scorer(frames.transpose(1, 2), texts, 'video').squeeze(-1)
+        raw = self.scorer(frames, texts, 'video').squeeze(-1)
         mean, std = raw.new_tensor(self.moments).unbind(1)
         return (raw - mean) / std
 
@@ -193,8 +197,7 @@ def load_scorer(folder: Path, described: Mapping[str, Any], dtype: torch.dtype, 
     readout = load_strictly(lambda: nn.Linear(head.shape[1], 1, bias=False), {'weight': head.float()}, 'rm_head')
     tokens = [f'<|{name}_reward|>' for name in DIMENSIONS]
     most = described['data_config']['max_frame_pixels']
-    # qwen_vl_utils' least area of a frame of a clip
-    return Qwen2VLScorer(model, readout, tokenizer, tokens, 128 * 28 * 28, most, positions)
+    return Qwen2VLScorer(model, readout, tokenizer, tokens, min(_FEWEST, most), most, positions)
 
 
 def _locate(checkpoint: str | None) -> Path:

@@ -70,9 +70,11 @@ class WeightedReward(Reward):
                 valid &= output.valid.cpu()
         return RewardOutput(total, parts=logged, valid=valid)
 
-    def differentiable_scores(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def differentiable_scores(
+        self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None = None
+    ) -> Tensor:
         terms = [
-            part.weight * (part.reward.differentiable_scores(pixels, prompts) - part.mean) / part.std
+            part.weight * (part.reward.differentiable_scores(pixels, prompts, metadata) - part.mean) / part.std
             for part in self.parts.values()
             if part.weight
         ]

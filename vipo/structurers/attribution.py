@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,16 +76,20 @@ class RewardAttributionStructurer(Structurer):
             raise ConfigError(f'structurer.method={self.method!r} needs a reward with a gradient, and {kind} has none')
         self.reward = reward
 
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
         check_pixels(pixels)
         if self.reward is None:
             raise ConfigError('RewardAttributionStructurer has no reward yet; outside a run, call bind(reward)')
         if prompts is None or len(prompts) != len(pixels):
             raise ValueError(f'{len(pixels)} samples but {0 if prompts is None else len(prompts)} prompts')
-        parts = [
-            self._raw(pixels[i : i + self.batch_size], prompts[i : i + self.batch_size])
-            for i in range(0, len(pixels), self.batch_size)
-        ]
+        pieces = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
+        parts = [self._raw(pixels[p], prompts[p], None if metadata is None else metadata[p]) for p in pieces]
         maps = torch.cat(parts).float()
         broken = ~maps.isfinite().all(-1).all(-1).all(-1)
         silent = ~broken & (maps.amax((1, 2, 3)) <= 0)
@@ -101,13 +106,13 @@ class RewardAttributionStructurer(Structurer):
             return resize_to_grid(maps, *grid[1:])
         return F.adaptive_avg_pool2d(maps, grid[1:])
 
-    def _raw(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _raw(self, pixels: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]] | None) -> Tensor:
         """``(N, F, h, w)``, non-negative."""
         if self.method == 'similarity':
             return self._similarity(pixels, prompts)
         with torch.enable_grad():
             x = pixels.detach().float().requires_grad_()
-            scores = self.reward.differentiable_scores(x, list(prompts))
+            scores = self.reward.differentiable_scores(x, list(prompts), metadata)
             (gradient,) = torch.autograd.grad(scores.sum(), x)
         if self.method == 'gradient':
             return gradient.abs().sum(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,19 +24,26 @@ class Structurer(ABC):
     Any callable ``(pixels, grid) -> map`` is one too; this class adds what some need beside.
 
     Attributes:
-        needs_prompts: whether :meth:`__call__` takes the prompts.
+        needs_prompts: whether :meth:`__call__` takes the prompts and their records.
     """
 
     needs_prompts: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
         """The map of each sample.
 
         Args:
             pixels: ``(B, 3, F, Y, X)`` in [0, 1].
             grid: ``(T, H, W)`` of the latents.
             prompts: B prompts, where :attr:`needs_prompts` says so.
+            metadata: their B records from the prompt file, where there is one.
 
         Returns:
             ``(B, 1, T, H, W)`` float32, finite, never all zero; non-negative unless it is signed by option.
@@ -55,7 +62,11 @@ class Structurer(ABC):
 
 
 def call_structurer(
-    structurer: Callable[..., Tensor], pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None
+    structurer: Callable[..., Tensor],
+    pixels: Tensor,
+    grid: tuple[int, int, int],
+    prompts: Sequence[str] | None,
+    metadata: Sequence[dict[str, Any]] | None = None,
 ) -> Tensor:
     """Call any structurer with what it takes.
 
@@ -66,7 +77,7 @@ def call_structurer(
         return structurer(pixels, grid)
     if prompts is None:
         raise ValueError(f'{type(structurer).__name__} needs the prompts of the pictures')
-    return structurer(pixels, grid, prompts)
+    return structurer(pixels, grid, prompts, metadata)
 
 
 def bind_reward(part: object, reward: Reward) -> None:

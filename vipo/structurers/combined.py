@@ -60,8 +60,14 @@ class CombinedStructurer(Structurer):
     def parts(self) -> Iterator[object]:
         return iter(self._parts.values())
 
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
-        maps = {n: call_structurer(part, pixels, grid, prompts) for n, part in self._parts.items()}
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
+        maps = {n: call_structurer(part, pixels, grid, prompts, metadata) for n, part in self._parts.items()}
         for name, each in maps.items():
             if each.min() < 0:
                 raise ConfigError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
@@ -118,8 +124,14 @@ class BlendedStructurer(Structurer):
         share = min(max((iteration / max(total - 1, 1) - begin) / (stop - begin), 0.0), 1.0)
         self.floor = self.start + share * (self.end - self.start)
 
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
-        maps = call_structurer(self.structurer, pixels, grid, prompts)
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
+        maps = call_structurer(self.structurer, pixels, grid, prompts, metadata)
         if maps.min() < 0:
             raise ConfigError('structurer.structurer is signed, and a floor under a signed map is none')
         return self.floor + (1 - self.floor) * maps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,13 @@ class PriorStructurer(Structurer):
             raise ValueError(f'structurer.width must be positive, got {width}')
         self.prior, self.width = prior, width
 
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
         check_pixels(pixels)
         maps = torch.ones(len(pixels), 1, *grid, device=pixels.device)
         if self.prior == 'uniform':

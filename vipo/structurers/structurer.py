@@ -80,7 +80,13 @@ class PerceptualStructurer(Structurer):
         yield self.allocator
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, grid: tuple[int, int, int], prompts: Sequence[str] | None = None) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        grid: tuple[int, int, int],
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[dict[str, Any]] | None = None,
+    ) -> Tensor:
         """The map of each sample on the latent grid.
 
         Args:

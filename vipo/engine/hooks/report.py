@@ -115,6 +115,7 @@ class ReportHook(Hook):
                     to_pixels(pictures).to(c.generator.device),
                     c.generator.latent_shape()[1:],
                     after.prompts[: len(pictures)],
+                    c.evaluation.records[: len(pictures)],
                 )
             target = folder / 'maps.png'
             map_overlays(after.prompts[: len(pictures)], pictures, maps, target, title, columns=3)
