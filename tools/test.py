@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.engine.scoring import RunStopped
     from vipo.engine.strategies.fsdp2 import current_device
     from vipo.engine.testing import results_of, run_test
+    from vipo.engine.watchdog import current_watchdog, fail
     from vipo.registry import ConfigError
 
     quiet_third_parties()
@@ -133,10 +134,12 @@ def main(argv: list[str] | None = None) -> int:
         device = current_device() if is_distributed() else pick_device(args.device)
         bench = build_bench(cfg, args.checkpoint, not args.raw, features).to(device)
     except (ConfigError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        return fail(str(error), 2)
     out, records, began = folder_of(args), bench.evaluation.records, time.perf_counter()
     main_process = is_main_process()
+    clock = PhaseClock(enabled=main_process)
+    if (watchdog := current_watchdog()) is not None:
+        watchdog.clock = clock
     if main_process:
         out.mkdir(parents=True, exist_ok=True)
         print(
@@ -151,10 +154,9 @@ def main(argv: list[str] | None = None) -> int:
             log.add(row.number, records[row.number]['prompt'], row.samples)
 
     try:
-        rows = run_test(bench, args.samples_per_prompt, PhaseClock(enabled=main_process), args.gallery, keep)
+        rows = run_test(bench, args.samples_per_prompt, clock, args.gallery, keep)
     except (RunStopped, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 3
+        return fail(str(error), 3)
     except KeyboardInterrupt:
         print(f'stopped; what was computed is in {out / "samples.csv"}', file=sys.stderr)
         return 130

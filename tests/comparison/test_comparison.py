@@ -200,6 +200,10 @@ def test_unfinished_runs_are_said_to_be(tmp_path, capsys):
         'three: no results yet',
     ):
         assert words in page.text, words
+    (half / 'summary.json').write_text('{"iterations": 2}')  # stopped early by its own rule
+    _, page = compare(tmp_path, half)
+    assert 'ended by its own rule after 2 of 9 iterations' in page.text
+    assert 'still running' not in page.text
     new = tmp_path / 'new'
     shutil.copytree(begun, new)
     (new / 'history.jsonl').write_text('')

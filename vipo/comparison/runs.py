@@ -24,6 +24,7 @@ class Run:
     Attributes:
         cfg: as the run had it, command line included.
         history: one record per policy iteration.
+        planned: iterations of the finished run; of one that stopped early by its own rule, those that it did.
         evaluations: iterations done -> held-out scores, without their pictures.
         tested: results of ``tools/test.py`` on the newest checkpoint that was tested, if any.
         tested_folder: where they lie.
@@ -34,6 +35,7 @@ class Run:
     cfg: Config
     history: list[dict[str, Any]]
     evaluations: dict[int, Evaluation]
+    planned: int
     tested: HeldOutResults | None = None
     tested_folder: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -52,11 +54,6 @@ class Run:
     def iterations(self) -> int:
         """Done so far."""
         return self.history[-1]['iteration'] if self.history else 0
-
-    @property
-    def planned(self) -> int:
-        """Iterations of the finished run."""
-        return self.cfg.train_cfg.max_iters
 
     @property
     def measured(self) -> int | None:
@@ -118,16 +115,22 @@ def read_run(folder: str | Path) -> Run:
     lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith('\n')]
     try:
         history = [json.loads(line) for line in lines]
+        summary = json.loads((folder / 'summary.json').read_text()) if (folder / 'summary.json').exists() else {}
         evaluations = {
             int(path.stem.removeprefix('iter_')): Evaluation.load(path, pictures=False)
             for path in (folder / 'evaluations').glob('iter_*.npz')
         }
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f'{folder}: a file of the run is damaged ({error})') from error
-    run = Run(folder, cfg, history, dict(sorted(evaluations.items())))
+    planned = cfg.train_cfg.max_iters
+    if history and summary.get('iterations') == history[-1]['iteration']:
+        planned = summary['iterations']
+    run = Run(folder, cfg, history, dict(sorted(evaluations.items())), planned)
     _read_test(run)
     if run.iterations < run.planned:
         run.notes.append(f'stopped or still running: {run.iterations} of {run.planned} iterations are done')
+    if run.planned < cfg.train_cfg.max_iters:
+        run.notes.append(f'ended by its own rule after {run.planned} of {cfg.train_cfg.max_iters} iterations')
     if run.measured is None:
         run.notes.append('has no held-out evaluation after its start: it is in the curves alone')
     elif run.measured < run.planned:

@@ -13,6 +13,7 @@ from mmengine.dist import is_distributed
 from torch import Tensor
 
 from vipo.diffusion.kernels import Kernel
+from vipo.engine.checkpoint import locate
 from vipo.engine.components import EvaluationOptions, build_strategy
 from vipo.engine.evaluation import plain
 from vipo.engine.restore import load_generator
@@ -85,8 +86,8 @@ def build_bench(
     evaluation = EvaluationOptions(**options)
     kernel = KERNELS.build(cfg.rollout.kernel, at='rollout.kernel')
     strategy = build_strategy(cfg)
-    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
-        raise ConfigError(f'checkpoint {str(checkpoint)!r} does not exist')
+    if checkpoint is not None:
+        locate(str(checkpoint))
     cls = component_class(cfg.generator.get('type'))
     ours = isinstance(cls, type) and issubclass(cls, PipelineGenerator)
     if ours and checkpoint is not None and cfg.generator.get('lora') is None:

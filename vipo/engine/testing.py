@@ -118,7 +118,7 @@ def measure_unit(bench: Bench, index: list[int], samples: int, shown: int, clock
     if bench.structurer is not None and index[0] < shown:
         set_progress(bench.structurer, 1, 1)
         grid = bench.generator.latent_shape()[1:]
-        found = call_structurer(bench.structurer, last.pixels[0].to(bench.generator.device), grid, prompts)
+        found = call_structurer(bench.structurer, last.pixels[0].to(bench.generator.device), grid, prompts, records)
         maps = found[:, 0, found.shape[2] // 2].float().cpu().numpy()
     rows = []
     for j, number in enumerate(index):
