@@ -40,7 +40,8 @@ def component_colours(features: Tensor, size: tuple[int, int]) -> np.ndarray:
     Returns:
         ``(3, F, Y, X)`` uint8.
     """
-    from vipo.structurers.functional import minmax, principal_components
+    from vipo.structurers.functional import minmax
+    from vipo.structurers.principal import principal_components
 
     frames, depth, height, width = features.shape
     tokens = features.permute(0, 2, 3, 1).reshape(-1, depth)
