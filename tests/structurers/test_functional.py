@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from vipo.structurers.functional import (
@@ -52,6 +53,23 @@ def test_resize_by_hand():
     torch.testing.assert_close(up, torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]))
     assert resize_to_grid(ramp, 4, 4) is ramp
     assert resize_to_grid(ramp, 2, 3).shape == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize('target', [(17, 30), (30, 52), (9, 100), (1, 1), (34, 15)], ids=str)
+def test_resize_is_torchs_with_antialias(normal, target):
+    maps = normal(2, 3, 17, 30)
+    theirs = F.interpolate(maps, size=target, mode='bilinear', antialias=True, align_corners=False)
+    torch.testing.assert_close(resize_to_grid(maps, *target), theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('target', [(8, 8), (14, 12), (4, 4)], ids=str)
+def test_resize_of_positions_that_are_off(target):
+    """A ramp says where it was read: positions that lie 0.3 cells to the left have the values of those places."""
+    ramp = torch.arange(8) + 0.5 - 0.3
+    found = resize_to_grid((ramp[:, None] * 10 + ramp).expand(1, 1, 8, 8), *target, offset=-0.3)[0, 0]
+    rows, columns = ((torch.arange(n) + 0.5) * 8 / n for n in target)
+    wanted = rows[:, None] * 10 + columns
+    torch.testing.assert_close(found[1:-1, 1:-1], wanted[1:-1, 1:-1], atol=1e-4, rtol=0)
 
 
 def test_shrinking_loses_no_patch():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -36,11 +35,29 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, source, kernel.expand(size, -1))
 
 
-def resize_to_grid(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialias: ``(B, F, h, w)`` -> ``(B, F, height, width)``."""
-    if maps.shape[-2:] == (height, width):
+def resize_to_grid(maps: Tensor, height: int, width: int, offset: float = 0.0) -> Tensor:
+    """Bilinear with antialias: ``(B, F, h, w)`` -> ``(B, F, height, width)``.
+
+    Args:
+        offset: of the positions, see :class:`vipo.structurers.backbones.Features`.
+    """
+    if maps.shape[-2:] == (height, width) and not offset:
         return maps
-    return F.interpolate(maps, size=(height, width), mode='bilinear', antialias=True, align_corners=False)
+    rows = resize_matrix(maps.shape[-2], height, offset).to(maps)
+    columns = resize_matrix(maps.shape[-1], width, offset).to(maps)
+    return rows @ maps @ columns.mT
+
+
+def resize_matrix(size: int, target: int, offset: float = 0.0, target_offset: float = 0.0) -> Tensor:
+    """Weights ``(target, size)`` of a linear resize with antialias, as PIL's, between positions that may be off.
+
+    Position i of n stands for the place (i + 0.5 + offset) / n of a side. Beyond the outermost places nothing changes.
+    """
+    scale = size / target
+    wanted = (torch.arange(target) + 0.5 + target_offset) * scale - offset
+    distance = (torch.arange(size) + 0.5 - wanted.clamp(0.5, size - 0.5)[:, None]).abs()
+    weights = (1 - distance / max(scale, 1.0)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def align_in_time(maps: Tensor, frames: int) -> Tensor:

@@ -14,8 +14,8 @@ _SMALL = 64
 _EXTRA = 9
 #: Ritz vectors beyond the components whose residuals are watched.
 _WATCHED = 4
-#: On a CPU, bytes of the items that are worked on together: they stay in the cache from one product to the next.
-_CACHE = 8 * 2**20
+#: On a CPU, bytes per thread of the items that are worked on together: they stay in its cache between the products.
+_CACHE = 4 * 2**20
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
 
@@ -42,7 +42,7 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     if not 1 <= count <= min(n, d):
         raise ConfigError(f'cannot take {count} principal components of {n} patches with {d} features')
     x = tokens.reshape(-1, n, d).mT  # features before patches, as backbones give them
-    together = max(1, len(x)) if x.is_cuda else max(1, _CACHE // (4 * n * d))
+    together = max(1, len(x) if x.is_cuda else _CACHE * torch.get_num_threads() // (4 * n * d))
     parts = [_leading(part.float(), count) for part in x.split(together)]
     projected, axes, values = (torch.cat(each) for each in zip(*parts, strict=True))
     largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))

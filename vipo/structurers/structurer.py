@@ -109,7 +109,7 @@ class PerceptualStructurer(Structurer):
         maps = self.allocator(features.map, features.cls_attention)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
             maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
-        return resize_to_grid(self._fill(maps), *grid[1:])
+        return resize_to_grid(self._fill(maps), *grid[1:], features.offset)
 
     def dense(self, pixels: Tensor) -> Features:
         """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
@@ -121,9 +121,10 @@ class PerceptualStructurer(Structurer):
         joined = _joined([p.map for p in parts])
         attention = None if parts[0].cls_attention is None else _joined([p.cls_attention for p in parts])
         if whole:
-            return Features(joined, attention, parts[0].spans)
+            return Features(joined, attention, parts[0].spans, parts[0].offset)
         each = (batch, frames)
-        return Features(joined.unflatten(0, each), None if attention is None else attention.unflatten(0, each))
+        attention = None if attention is None else attention.unflatten(0, each)
+        return Features(joined.unflatten(0, each), attention, offset=parts[0].offset)
 
     def _stills(self, pixels: Tensor) -> Iterator[Tensor]:
         """Frames ``(N, 3, Y, X)`` in order, ``frames_per_batch`` at a time; no more than these are copied."""
