@@ -82,12 +82,19 @@ def plain_map(features: list[Any], grid: tuple[int, int, int], components: int =
     return np.stack([maps[0], *later])
 
 
-def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int) -> dict[str, float]:
-    """Seconds of both, with and without the backbone, and how the maps compare."""
+def benchmark(
+    backbone: DINOv2Backbone, half: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int
+) -> dict[str, float]:
+    """Seconds of both, with and without the backbone, and how the maps compare.
+
+    Args:
+        half: the same backbone in bfloat16.
+    """
     import torch
 
     from vipo.structurers import PCAAllocator, PerceptualStructurer
     from vipo.structurers.backbones import Backbone, Features
+    from vipo.structurers.functional import latent_frames
 
     class Ready(Backbone):
         """Features that are there already, of as many pictures as are asked for."""
@@ -104,7 +111,11 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
     sparse = PerceptualStructurer(backbone, allocator, frames='latent', **options)
     stills = pixels.transpose(1, 2).flatten(0, 1)
     ready = torch.cat([backbone(part).map for part in stills.split(8)])
-    from_features = PerceptualStructurer(Ready(ready), allocator, **{**options, 'frames_per_batch': len(ready)})
+    at_once = {**options, 'frames_per_batch': len(ready)}
+    from_features = PerceptualStructurer(Ready(ready), allocator, **at_once)
+    chosen = ready.unflatten(0, (len(pixels), -1))[:, latent_frames(pixels.shape[2], grid[0])].flatten(0, 1)
+    from_few = PerceptualStructurer(Ready(chosen), allocator, frames='latent', **at_once)
+    narrow = PerceptualStructurer(half, allocator, **options)
     lists = [plain_features(backbone.model, clip) for clip in pixels]
 
     def plain() -> list[Any]:
@@ -113,13 +124,16 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
     works: dict[str, Callable[[], Any]] = {
         'plain, map alone': lambda: [plain_map(features, grid) for features in lists],
         'ours, map alone': lambda: from_features(pixels, grid),
+        'ours, map alone, one frame per latent frame': lambda: from_few(pixels, grid),
         'plain': plain,
         'ours': lambda: whole(pixels, grid),
+        'ours, bfloat16': lambda: narrow(pixels, grid),
         'ours, one frame per latent frame': lambda: sparse(pixels, grid),
     }
     took: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
         for name, work in works.items():
+            time.sleep(0.2)  # threads of the one before, which wait for more to do, go to sleep
             began = time.perf_counter()
             work()
             if pixels.is_cuda:
@@ -132,9 +146,13 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
     return {
         **{f'{name}, s': value for name, value in seconds.items()},
         'map alone, times faster': seconds['plain, map alone'] / seconds['ours, map alone'],
+        'map alone, one frame per latent frame, times faster': seconds['plain, map alone']
+        / seconds['ours, map alone, one frame per latent frame'],
         'with backbone, times faster': seconds['plain'] / seconds['ours'],
+        'with backbone, bfloat16, times faster': seconds['plain'] / seconds['ours, bfloat16'],
         'one frame per latent frame, times faster': seconds['plain'] / seconds['ours, one frame per latent frame'],
         'correlation with the plain map': _correlation(ours, theirs),
+        'correlation of bfloat16 with float32': _correlation(narrow(pixels, grid), ours),
         'correlation of few frames with all': _correlation(few, ours),
         'features, MiB': ready.nbytes / 2**20,
         'map alone, peak beside the features, MiB': _peak(works['ours, map alone'], pixels.device) / 2**20,
@@ -214,14 +232,15 @@ def main(argv: list[str]) -> None:
     grid = (args.frames - 1) // time_stride + 1, args.height // stride, args.width // stride
     pixels = scenes(args.samples, args.frames, args.height, args.width).to(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        backbone = DINOv2Backbone(args.backbone or _random(args.size, folder), device=args.device)
-        results = benchmark(backbone, pixels, grid, args.repeats)
+        checkpoint = args.backbone or _random(args.size, folder)
+        backbone, half = (DINOv2Backbone(checkpoint, device=args.device, dtype=d) for d in ('float32', 'bfloat16'))
+        results = benchmark(backbone, half, pixels, grid, args.repeats)
     threads = torch.get_num_threads()
     print(
         f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}, {threads} threads'
     )
     for name, value in results.items():
-        print(f'  {name:46s} {value:9.3f}')
+        print(f'  {name:52s} {value:9.3f}')
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + '\n')
         print(f'figures in {args.out}')
