@@ -116,6 +116,7 @@ def benchmark(
     chosen = ready.unflatten(0, (len(pixels), -1))[:, latent_frames(pixels.shape[2], grid[0])].flatten(0, 1)
     from_few = PerceptualStructurer(Ready(chosen), allocator, frames='latent', **at_once)
     narrow = PerceptualStructurer(half, allocator, **options)
+    both = PerceptualStructurer(half, allocator, frames='latent', **options)
     lists = [plain_features(backbone.model, clip) for clip in pixels]
 
     def plain() -> list[Any]:
@@ -129,6 +130,7 @@ def benchmark(
         'ours': lambda: whole(pixels, grid),
         'ours, bfloat16': lambda: narrow(pixels, grid),
         'ours, one frame per latent frame': lambda: sparse(pixels, grid),
+        'ours, bfloat16, one frame per latent frame': lambda: both(pixels, grid),
     }
     took: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
@@ -151,9 +153,12 @@ def benchmark(
         'with backbone, times faster': seconds['plain'] / seconds['ours'],
         'with backbone, bfloat16, times faster': seconds['plain'] / seconds['ours, bfloat16'],
         'one frame per latent frame, times faster': seconds['plain'] / seconds['ours, one frame per latent frame'],
+        'bfloat16, one frame per latent frame, times faster': seconds['plain']
+        / seconds['ours, bfloat16, one frame per latent frame'],
         'correlation with the plain map': _correlation(ours, theirs),
         'correlation of bfloat16 with float32': _correlation(narrow(pixels, grid), ours),
         'correlation of few frames with all': _correlation(few, ours),
+        'correlation of few frames in bfloat16 with all': _correlation(both(pixels, grid), ours),
         'features, MiB': ready.nbytes / 2**20,
         'map alone, peak beside the features, MiB': _peak(works['ours, map alone'], pixels.device) / 2**20,
         'with backbone, peak, MiB': _peak(works['ours'], pixels.device) / 2**20,
