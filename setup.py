@@ -38,6 +38,7 @@ setup(
         'decord',
         'peft>=0.17',
         'accelerate',
+        'psutil',
         'safetensors',
         'tensorboard',
         'matplotlib',
@@ -46,7 +47,7 @@ setup(
         'setuptools',
     ],
     extras_require={
-        'dev': ['pytest>=8', 'pytest-timeout', 'ruff', 'scikit-learn', 'scipy', *OCR],
+        'dev': ['pytest>=8', 'pytest-timeout', 'pytest-xdist', 'ruff', 'scikit-learn', 'scipy', *OCR],
         'ocr': OCR,
         'wandb': ['wandb'],
     },

@@ -1,9 +1,15 @@
 """Fixtures that several rooms share."""
 
+import os
+
 import pytest
 import torch
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several test processes, and so are the programs that it starts
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    torch.set_num_threads(1)
+else:
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_reward_prefers_what_the_judge_prefers_among_attempts():
     generator = SD3Generator('vipo://tiny-sd3', resolution=64, max_sequence_length=16)
     reward, judge, gaps = HPSReward(checkpoint='vipo://tiny-hps'), SceneJudge(), []
     for number, prompt in enumerate(r['prompt'] for r in read_prompts('vipo://prompts/scenes_eval.txt')[:16]):
-        conditioning = generator.encode([prompt]).repeat(12)
+        conditioning = generator.encode([prompt]).take(torch.zeros(12, dtype=torch.int64))
         noise = SampleNoise(range(12 * number, 12 * number + 12), generator.latent_shape())('initial')
         with torch.no_grad():
             latents = integrate(lambda x, s, c=conditioning: generator.velocity(x, s, c), noise, generator.sigmas(8))

@@ -13,6 +13,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,11 +26,73 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('--gpus', type=int, default=8)
+    parser.add_argument('--gpus', type=int, default=8, help='of one node')
+    parser.add_argument('--nodes', type=int, default=1, help='machines; more than one also prints how the work divides')
+    parser.add_argument(
+        '--gpu-flops', type=float, default=350.0, metavar='TFLOPS', help='of one GPU, as it is reached in training'
+    )
+    parser.add_argument(
+        '--gpu-bandwidth', type=float, default=200.0, metavar='GB/s', help='from a GPU to the others of its node'
+    )
+    parser.add_argument('--node-bandwidth', type=float, default=50.0, metavar='GB/s', help='from a node to the others')
     parser.add_argument('--gpu-memory', type=float, default=80.0, metavar='GB', help='of one GPU, in 10^9 bytes')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--json', type=Path, help='also write the figures')
     return parser.parse_args(argv)
+
+
+def check_positive(args: argparse.Namespace) -> None:
+    """Refuse figures that no cluster has.
+
+    Raises:
+        ConfigError: a figure is not positive.
+    """
+    from vipo.registry import ConfigError
+
+    for name in ('gpus', 'nodes', 'gpu_memory', 'gpu_flops', 'gpu_bandwidth', 'node_bandwidth'):
+        if not getattr(args, name) > 0:
+            raise ConfigError(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name):g}')
+
+
+def print_scaling(cfg: Config, args: argparse.Namespace) -> None:
+    """How an iteration of the denoiser divides among 1, 2, 4, ... nodes."""
+    from vipo.engine.measure import measure_pass
+    from vipo.engine.plan import STRATEGIES, make_plan, plan_batch
+    from vipo.engine.scaling import Links, scaling
+    from vipo.registry import GENERATORS, ConfigError
+
+    links = Links(args.gpu_flops * 1e12, args.gpu_bandwidth * 1e9, args.node_bandwidth * 1e9)
+    print(
+        f'\nscaling, where a GPU computes {args.gpu_flops:g} TFLOP/s and sends {args.gpu_bandwidth:g} GB/s within its '
+        f'node, and a node {args.node_bandwidth:g} GB/s (docs/multi-node.md has the formulas)\n'
+        f'  {"nodes":>5s} {"GPUs":>5s} {"samples":>8s} {"compute":>9s}'
+        + ''.join(f'{name.upper() + " sends":>14s} {"efficiency":>12s}' for name in STRATEGIES)
+    )
+    generator, costs = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator'), {}
+    for nodes in sorted({*(2**i for i in range(args.nodes.bit_length())), args.nodes}):
+        gpus = nodes * args.gpus
+        try:
+            batch = plan_batch(cfg, gpus)
+        except ConfigError as error:
+            print(f'  {nodes:5d} {gpus:5d} {error}')
+            continue
+        size = batch.longest(batch.micro_batch_size)
+        if size not in costs:
+            costs[size] = measure_pass(generator, size, cfg.generator.get('lora'))
+        columns, compute = '', 0.0
+        for name in STRATEGIES:
+            plan = make_plan(cfg, gpus, name, costs[size])
+            share = plan.flops * batch.total / gpus / batch.samples
+            found = scaling(plan.flops, share, sum(plan.traffic.values()), nodes, links)
+            compute = found.compute
+            between = f'{100 * found.lowest:.0f}-{100 * found.highest:.0f} %'
+            columns += f'{sum(plan.traffic.values()) / 1e9:11.1f} GB {between:>12s}'
+        print(f'  {nodes:5d} {gpus:5d} {batch.samples:8d} {compute:7.1f} s{columns}')
+    rollout = 100 * plan.rollout_flops / plan.flops
+    print(
+        f'  The rollout is {rollout:.0f} % of the FLOPs, and with DDP it sends nothing. Efficiency: from nothing sent '
+        'during computation to all of it'
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,13 +110,16 @@ def main(argv: list[str] | None = None) -> int:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
         generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
-        cost = measure_pass(generator, plan_batch(cfg, args.gpus).micro_batch_size, cfg.generator.get('lora'))
-        plans = {name: make_plan(cfg, args.gpus, name, cost) for name in STRATEGIES}
+        check_positive(args)
+        gpus = args.gpus * args.nodes
+        batch = plan_batch(cfg, gpus)
+        cost = measure_pass(generator, batch.longest(batch.micro_batch_size), cfg.generator.get('lora'))
+        plans = {name: make_plan(cfg, gpus, name, cost) for name in STRATEGIES}
     except ValueError as error:  # ConfigError, and what pure functions say of a wrong number
         print(f'error: {error}', file=sys.stderr)
         return 2
-    for name, plan in list(plans.items())[: 2 if args.gpus > 1 else 1]:
-        print(f'\n{name.upper()} on {args.gpus} GPU(s), GB per GPU')
+    for name, plan in list(plans.items())[: 2 if gpus > 1 else 1]:
+        print(f'\n{name.upper()} on {gpus} GPU(s), GB per GPU')
         parts = list(dict.fromkeys(p for phase in plan.phases.values() for p in phase))
         print(f'  {"":26s}' + ''.join(f'{phase:>22s}' for phase in plan.phases))
         for part in parts:
@@ -68,11 +137,16 @@ def main(argv: list[str] | None = None) -> int:
     for note in plan.notes:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:
-        remedy = find_remedy(cfg, args.gpus, args.gpu_memory * 1e9)
+        remedy = find_remedy(cfg, gpus, args.gpu_memory * 1e9)
         nothing = 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
         print(f'it would fit with {remedy}' if remedy else nothing)
+    if gpus > 1:
+        print_scaling(cfg, args)
     if args.json:
-        figures = {name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops} for name, p in plans.items()}
+        figures = {
+            name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops, 'bytes sent': p.traffic}
+            for name, p in plans.items()
+        }
         args.json.write_text(json.dumps(figures, indent=2) + '\n')
         print(f'figures in {args.json}')
     return 0

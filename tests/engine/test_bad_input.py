@@ -25,7 +25,7 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('train_dataloader.dataset.file=nowhere.txt', ["'nowhere.txt' does not exist"]),
         ('evaluation.prompts=nowhere.txt', ["'nowhere.txt' does not exist"]),
         ('batch.group_size=1', ['batch.group_size is 1', 'at least 2']),
-        ('batch.micro_batch_size=3', ['batch.micro_batch_size=3', 'sizes that do: [1, 2, 4]']),
+        ('batch.micro_batch_size=0', ['batch.micro_batch_size must be at least 1']),
         ('batch.updates_per_iteration=3', ['batch.updates_per_iteration=3']),
         ('batch.grop_size=4', ["'grop_size'", "Did you mean 'group_size'"]),
         ('generator.resolution=60', ['generator.resolution 60x60', 'multiples of 8', '64x64']),

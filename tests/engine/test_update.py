@@ -217,8 +217,10 @@ def test_values_of_ranks_are_averaged_but_deviations_are_not(monkeypatch):
     import vipo.engine.parallel as parallel
 
     monkeypatch.setattr(parallel, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, {'loss': 4.0, 'ratio_deviation': 0.5}])
-    assert parallel.over_ranks({'loss': 2.0, 'ratio_deviation': 0.1}) == {'loss': 3.0, 'ratio_deviation': 0.5}
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, (1, {'loss': 6.0, 'ratio_deviation': 0.5})])
+    # Three samples here, one there.
+    averaged = parallel.over_ranks({'loss': 2.0, 'ratio_deviation': 0.1}, samples=3)
+    assert averaged == {'loss': 3.0, 'ratio_deviation': 0.5}
 
 
 def test_offloaded_parts_are_on_the_device_while_they_work_and_no_longer(tmp_path, monkeypatch):

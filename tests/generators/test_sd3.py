@@ -123,10 +123,10 @@ def test_lora_matches_the_known_number_of_layers():
     assert len(names) == 4 + 4 + 3
 
 
-def test_conditioning_is_indexable_and_repeats_neighbours():
+def test_conditioning_is_indexable_and_repeats_prompts():
     conditioning = build(guidance_scale=2.0).encode(PROMPTS)
     assert set(conditioning.tensors) == {'embeds', 'pooled', 'negative_embeds', 'negative_pooled'}
-    repeated = conditioning.repeat(3)
+    repeated = conditioning.take(torch.tensor([0, 0, 0, 1, 1, 1]))
     assert len(repeated) == 6
     assert len(repeated) == 3 * len(conditioning)
     assert torch.equal(repeated[:].tensors['embeds'][2], conditioning.tensors['embeds'][0])

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sized
 from itertools import islice
 
 import torch
-from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import Sampler
 
 from vipo.registry import DATA_SAMPLERS
@@ -14,10 +13,11 @@ from vipo.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class PromptSampler(Sampler):
-    """Deals the prompts to the ranks like cards, in a new order each time all of them were dealt, without an end.
+    """Deals the prompts in a new order each time all of them were dealt, without an end.
 
-    The order is that of MMEngine's ``InfiniteSampler``. It follows from the seed alone, so that :meth:`dealt` can say
-    what comes before it comes.
+    Every rank is dealt all prompts of an iteration, and takes its part of their samples. The order is that of
+    MMEngine's ``InfiniteSampler`` on one process. It follows from the seed alone, so that :meth:`dealt` can say what
+    comes before it comes.
 
     Args:
         dataset: of the prompts.
@@ -36,13 +36,13 @@ class PromptSampler(Sampler):
         self.seed = seed
 
     def __iter__(self) -> Iterator[int]:
-        return islice(self._order(), get_rank(), None, get_world_size())
+        return self._order()
 
     def __len__(self) -> int:
         return self.size
 
     def dealt(self, start: int, stop: int) -> list[int]:
-        """Indices of the prompts that all ranks together are dealt from the ``start``-th to before the ``stop``-th."""
+        """Indices of the prompts that are dealt from the ``start``-th to before the ``stop``-th."""
         return list(islice(self._order(), start, stop))
 
     def _order(self) -> Iterator[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -15,16 +16,21 @@ from vipo.rewards.base import RewardOutput
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Sizes of an iteration. All but ``micro_batch_size`` are global: ranks only divide the work.
+    """Sizes of an iteration. All but the micro-batches are global: ranks only divide the work.
+
+    The samples of an iteration have numbers, the ``group_size`` of each prompt one after another. Each optimiser step
+    takes the next of them in equal shares, and each rank its part of every share: whole groups where that comes out
+    even, else groups are spread over ranks, and some ranks may have a sample more than others.
 
     Args:
         prompts_per_iteration: distinct prompts.
         group_size: samples of each prompt, compared with each other.
         updates_per_iteration: optimiser steps made from one rollout.
-        micro_batch_size: samples per forward pass on a rank, in rollout and replay.
-        replay_micro_batch_size: samples per forward and backward pass of the replay; None is ``micro_batch_size``.
-            Where the two differ, the old log-probs are computed again at the replay's geometry.
+        micro_batch_size: most samples in a forward pass on a rank, in rollout and replay.
+        replay_micro_batch_size: most samples in a forward and backward pass of the replay; None is
+            ``micro_batch_size``. Where the two differ, the old log-probs are computed again at the replay's geometry.
         world_size: ranks.
+        rank: which of them this is.
 
     Raises:
         ConfigError: a size is below its minimum, or the samples cannot be divided as asked.
@@ -36,71 +42,108 @@ class BatchPlan:
     micro_batch_size: int = 16
     replay_micro_batch_size: int | None = None
     world_size: int = 1
+    rank: int = 0
 
     def __post_init__(self) -> None:
-        for name in ('prompts_per_iteration', 'updates_per_iteration', 'micro_batch_size', 'world_size'):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'batch.{name} must be at least 1, got {getattr(self, name)}')
+        for name in ('prompts_per_iteration', 'updates_per_iteration', 'micro_batch_size', 'replay_micro_batch_size'):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ConfigError(f'batch.{name} must be at least 1, got {size}')
         if self.group_size < 2:
             raise ConfigError(
                 f'batch.group_size is {self.group_size}: advantages are relative to the other samples of a prompt, so '
                 'a group needs at least 2, and 8 or more to be worth its name'
             )
-        if self.prompts_per_iteration % self.world_size:
+        if self.total % self.updates_per_iteration:
             raise ConfigError(
-                f'batch.prompts_per_iteration={self.prompts_per_iteration} cannot be divided among {self.world_size} '
-                f'processes; take a multiple of {self.world_size}'
+                f'batch.updates_per_iteration={self.updates_per_iteration} does not divide the {self.total} samples of '
+                f'an iteration ({self.prompts_per_iteration} prompts x {self.group_size} samples)'
             )
-        if self.world_size > 1 and self.prompts_per_iteration % (self.world_size * self.updates_per_iteration):
+        if self.update_samples < self.world_size:
             raise ConfigError(
-                f'batch.prompts_per_iteration={self.prompts_per_iteration} cannot be divided into '
-                f'batch.updates_per_iteration={self.updates_per_iteration} parts on {self.world_size} processes: an '
-                'optimiser step would see other samples than on one process; take a multiple of '
-                f'{self.world_size * self.updates_per_iteration}'
+                f'an optimiser step of {self.update_samples} samples ({self.prompts_per_iteration} prompts x '
+                f'{self.group_size} samples / {self.updates_per_iteration} updates) cannot be divided among '
+                f'{self.world_size} processes: each needs at least one. Raise batch.prompts_per_iteration or '
+                'batch.group_size'
             )
-        for name in ('micro_batch_size', 'replay_micro_batch_size'):
-            size = getattr(self, name)
-            if size is not None and (size < 1 or self.update_samples % size):
-                fits = [n for n in range(1, self.update_samples + 1) if self.update_samples % n == 0]
+        for name, size in (('micro_batch_size', self.micro_batch_size), ('replay_micro_batch_size', self.replay_size)):
+            if self._passes(size) > self.update_samples // self.world_size:
                 raise ConfigError(
-                    f'batch.{name}={size} does not divide the {self.update_samples} samples that a process trains on '
-                    f'per optimiser step ({self.prompts_per_iteration} prompts x {self.group_size} samples / '
-                    f'{self.updates_per_iteration} updates / {self.world_size} processes); sizes that do: {fits}'
+                    f'batch.{name}={size}: the {self.update_samples} samples of an optimiser step are no even share '
+                    f'for {self.world_size} processes, so some would make a pass more than others. Set it to 2 or '
+                    f'more, or make the samples a multiple of {self.world_size}'
                 )
 
     @property
-    def samples(self) -> int:
-        """Samples per iteration on one rank."""
-        return self.prompts_per_iteration * self.group_size // self.world_size
+    def total(self) -> int:
+        """Samples per iteration on all ranks."""
+        return self.prompts_per_iteration * self.group_size
 
     @property
     def update_samples(self) -> int:
-        """Samples per optimiser step on one rank."""
-        total = self.prompts_per_iteration * self.group_size
-        parts = self.updates_per_iteration * self.world_size
-        if total % parts:
-            raise ConfigError(
-                f'{total} samples per iteration cannot be divided into batch.updates_per_iteration='
-                f'{self.updates_per_iteration} equal parts on {self.world_size} processes'
-            )
-        return total // parts
+        """Samples per optimiser step on all ranks."""
+        return self.total // self.updates_per_iteration
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The samples of this rank, by their numbers among all of the iteration."""
+        own = _part(self.update_samples, self.world_size, self.rank)
+        return [update * self.update_samples + i for update in range(self.updates_per_iteration) for i in own]
+
+    @property
+    def samples(self) -> int:
+        """Samples per iteration on this rank."""
+        return len(self.numbers)
+
+    @property
+    def most_groups(self) -> int:
+        """Groups of which the rank with most of them has samples."""
+        ranks = (replace(self, rank=rank) for rank in range(self.world_size))
+        return max(len({number // self.group_size for number in plan.numbers}) for plan in ranks)
 
     @property
     def replay_size(self) -> int:
-        """Samples per forward pass of the replay."""
+        """Most samples in a forward pass of the replay."""
         return self.replay_micro_batch_size or self.micro_batch_size
 
+    def updates(self, size: int) -> list[list[slice]]:
+        """This rank's samples of each optimiser step in pieces of at most ``size``, as many pieces on every rank."""
+        share, count = self.samples // self.updates_per_iteration, self._passes(size)
+        parts = [_part(share, count, i) for i in range(count)]
+        starts = range(0, self.samples, share)
+        return [[slice(start + part.start, start + part.stop) for part in parts] for start in starts]
+
     def slices(self, size: int) -> list[slice]:
-        """A rank's samples in pieces of ``size``."""
-        return [slice(i, i + size) for i in range(0, self.samples, size)]
+        """All of :meth:`updates` in one list."""
+        return [piece for pieces in self.updates(size) for piece in pieces]
+
+    def longest(self, size: int) -> int:
+        """Samples of the longest of :meth:`slices`."""
+        return max(piece.stop - piece.start for piece in self.slices(size))
+
+    def _passes(self, size: int) -> int:
+        """Pieces of at most ``size`` that the rank with most samples makes of an optimiser step."""
+        return _ceil(_ceil(self.update_samples, self.world_size), size)
 
     def describe(self) -> str:
         """The plan in one line, printed at the start."""
         return (
             f'{self.prompts_per_iteration} prompts x {self.group_size} samples per iteration, '
-            f'{self.updates_per_iteration} optimiser step(s) of {self.update_samples * self.world_size} samples, '
-            f'{self.world_size} process(es), micro-batches of {self.micro_batch_size} (replay {self.replay_size})'
+            f'{self.updates_per_iteration} optimiser step(s) of {self.update_samples} samples, '
+            f'{self.world_size} process(es), micro-batches of {self.longest(self.micro_batch_size)} '
+            f'(replay {self.longest(self.replay_size)})'
         )
+
+
+def _ceil(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _part(count: int, parts: int, number: int) -> range:
+    """Part ``number`` of ``range(count)``; the first parts have one more where it does not come out even."""
+    share, more = divmod(count, parts)
+    start = number * share + min(number, more)
+    return range(start, start + share + (number < more))
 
 
 @dataclass
@@ -109,7 +152,9 @@ class Samples:
 
     Attributes:
         prompts: N prompts, a group's copies beside each other.
-        group: ``(N,)`` int64, the group of each sample: the number of its prompt among all of the iteration.
+        number: ``(N,)`` int64, ascending: which of the iteration's samples these are.
+        group: ``(N,)`` int64, the group of each sample: the number of its prompt among all of the iteration. Other
+            samples of it may be on other ranks.
         seeds: N seeds of the samples' own noise.
         signs: N factors of the own noise, +1 or -1.
         group_seeds: N seeds that the samples of a group share.
@@ -124,6 +169,7 @@ class Samples:
 
     prompts: list[str]
     metadata: list[dict]
+    number: Tensor
     group: Tensor
     seeds: list[int]
     signs: list[int]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_distributed
+from mmengine.dist import get_rank, get_world_size, is_distributed
 from torch import Tensor, nn
 
 from vipo.advantages import combined_advantages, group_advantages
@@ -307,11 +307,11 @@ def build_batch_plan(cfg: Config) -> BatchPlan:
     Raises:
         ConfigError: an option is unknown, or the sizes cannot be divided.
     """
-    return _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size()})
+    return _build(BatchPlan, 'batch', {**cfg.batch, 'world_size': get_world_size(), 'rank': get_rank()})
 
 
 def _build(cls: type, where: str, options: dict[str, Any]) -> Any:
-    check_options(cls, options, where, internal=['world_size', 'records'])
+    check_options(cls, options, where, internal=['world_size', 'rank', 'records'])
     return cls(**options)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
-from vipo.engine.parallel import check_equal_weights, check_same_names, gather, over_ranks
+from vipo.engine.parallel import check_equal_weights, check_same, check_same_names, gather, over_ranks
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
 from vipo.generators.base import Conditioning
@@ -98,7 +98,12 @@ class PolicyLoop(IterBasedTrainLoop):
         runner.call_hook('after_update', samples=samples)
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
-        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=over_ranks(logs))
+        runner.call_hook(
+            'after_train_iter',
+            batch_idx=self._iter,
+            data_batch=data_batch,
+            outputs=over_ranks(logs, self.components.batch.samples),
+        )
         self._iter += 1
 
     def collect(self, data_batch: dict[str, list]) -> Samples:
@@ -113,22 +118,27 @@ class PolicyLoop(IterBasedTrainLoop):
         return samples
 
     def prepare(self, data_batch: dict[str, list]) -> Samples:
-        """Repeat each prompt by the group size, encode it once, and fix every seed and the steps to train."""
+        """This rank's samples: their prompts, each encoded once, every seed, and the steps to train."""
         c, seed = self.components, self.runner.seed
-        size = c.batch.group_size
+        check_same([int(i) for i in data_batch['prompt_id']], 'the prompts of the iteration, dealt by the sampler,')
+        # A prompt that comes twice makes two groups.
+        number = torch.tensor(c.batch.numbers)
+        group = number // c.batch.group_size
+        own, rows = group.unique(return_inverse=True)
         with self.clock.phase('encode'), c.working('text_encoders'):
-            conditioning = c.generator.encode(data_batch['prompt']).to(c.generator.device).repeat(size)
-        # The sampler deals the prompts to the ranks like cards; a prompt that comes twice makes two groups.
-        numbers = [i * get_world_size() + get_rank() for i in range(len(data_batch['prompt']))]
-        keys = [(seed, self._iter, int(i), n) for i, n in zip(data_batch['prompt_id'], numbers, strict=True)]
+            encoded = c.generator.encode([data_batch['prompt'][g] for g in own]).to(c.generator.device)
+        keys = [(seed, self._iter, int(data_batch['prompt_id'][g]), g) for g in group.tolist()]
+        in_group = (number % c.batch.group_size).tolist()
+        antithetic = c.rollout.antithetic
         return Samples(
-            prompts=[p for p in data_batch['prompt'] for _ in range(size)],
-            metadata=[m for m in data_batch['metadata'] for _ in range(size)],
-            group=torch.tensor(numbers, dtype=torch.int64).repeat_interleave(size),
-            seeds=[derive_seed(*key, k // 2 if c.rollout.antithetic else k) for key in keys for k in range(size)],
-            signs=[-1 if c.rollout.antithetic and k % 2 else 1 for _ in keys for k in range(size)],
-            group_seeds=[derive_seed(*key) for key in keys for _ in range(size)],
-            conditioning=conditioning,
+            prompts=[data_batch['prompt'][g] for g in group],
+            metadata=[data_batch['metadata'][g] for g in group],
+            number=number,
+            group=group,
+            seeds=[derive_seed(*key, k // 2 if antithetic else k) for key, k in zip(keys, in_group, strict=True)],
+            signs=[-1 if antithetic and k % 2 else 1 for k in in_group],
+            group_seeds=[derive_seed(*key) for key in keys],
+            conditioning=encoded.take(rows),
             plan=c.rollout.selector(c.rollout.num_steps, seed, self._iter),
         )
 
@@ -145,7 +155,7 @@ class PolicyLoop(IterBasedTrainLoop):
                 parts.append(
                     rollout(velocity, initial[piece], sigmas, c.rollout.kernel, samples.plan, noise, start=start)
                 )
-                self.clock.advance(c.batch.micro_batch_size)
+                self.clock.advance(piece.stop - piece.start)
         samples.trajectory = Trajectory(
             latents=torch.cat([p.latents for p in parts]),
             steps=samples.plan.trained,
@@ -164,12 +174,16 @@ class PolicyLoop(IterBasedTrainLoop):
         shape, device = c.generator.latent_shape(), c.generator.device
         if not c.rollout.share_initial_noise:
             return SampleNoise(samples.seeds, shape, device)('initial'), 0
-        size, start = c.batch.group_size, min(samples.plan.stochastic)
-        initial = SampleNoise(samples.group_seeds[::size], shape, device)('initial')
-        pieces = [slice(i, i + c.batch.micro_batch_size) for i in range(0, len(initial), c.batch.micro_batch_size)]
-        conditioning = samples.conditioning[::size]
+        size, start = c.batch.micro_batch_size, min(samples.plan.stochastic)
+        own, which = samples.group.unique(return_inverse=True)
+        first = torch.searchsorted(samples.group, own)
+        # As many as the rank with most groups has: where weights are shared, all make the same number of passes.
+        first = torch.cat([first, first[-1:].expand(c.batch.most_groups - len(first))])
+        initial = SampleNoise([samples.group_seeds[i] for i in first], shape, device)('initial')
+        pieces = [slice(i, i + size) for i in range(0, len(initial), size)]
+        conditioning = samples.conditioning[first]
         parts = [integrate(self.velocity(conditioning[p]), initial[p], sigmas[: start + 1]) for p in pieces]
-        return torch.cat(parts).repeat_interleave(size, 0), start
+        return torch.cat(parts)[which], start
 
     def velocity(self, conditioning: Conditioning) -> Velocity:
         """The policy's velocity for these prompts."""
@@ -184,7 +198,7 @@ class PolicyLoop(IterBasedTrainLoop):
                 if samples.pixels is None:  # in main memory: of clips there are more than a GPU can spare
                     samples.pixels = torch.empty(c.batch.samples, *pixels.shape[1:])
                 samples.pixels[piece] = pixels
-                self.clock.advance(c.batch.micro_batch_size)
+                self.clock.advance(piece.stop - piece.start)
 
     @torch.no_grad()
     def reward(self, samples: Samples) -> None:
@@ -200,17 +214,18 @@ class PolicyLoop(IterBasedTrainLoop):
         """Advantages of this rank's samples; ``maps`` where they apply to the reward."""
         c, output = self.components, samples.reward
         weights = c.reward.weights or {}
+        # In the order of their numbers: sums are then the same on any number of ranks.
+        order = gather(samples.number).argsort()
         everyone = combined_advantages(
-            gather(output.scores.cpu()),
-            gather(samples.group),
-            gather(output.valid.cpu()),
-            parts={name: gather(output.parts[name].float().cpu()) for name in weights},
+            gather(output.scores.cpu())[order],
+            gather(samples.group)[order],
+            gather(output.valid.cpu())[order],
+            parts={name: gather(output.parts[name].float().cpu())[order] for name in weights},
             weights=weights,
-            maps=None if maps is None else gather(maps.cpu()),
+            maps=None if maps is None else gather(maps.cpu())[order],
             **c.advantage,
         )
-        mine = slice(get_rank() * c.batch.samples, (get_rank() + 1) * c.batch.samples)
-        return everyone[mine].to(samples.trajectory.log_prob.device)
+        return everyone[samples.number].to(samples.trajectory.log_prob.device)
 
     @torch.no_grad()
     def allocate(self, samples: Samples) -> None:
@@ -226,7 +241,7 @@ class PolicyLoop(IterBasedTrainLoop):
             parts = []
             for piece in c.batch.slices(c.batch.micro_batch_size):
                 parts.append(call_structurer(c.structurer, samples.pixels[piece], grid, samples.prompts[piece]))
-                self.clock.advance(c.batch.micro_batch_size)
+                self.clock.advance(piece.stop - piece.start)
             samples.allocation = torch.cat(parts).to(samples.trajectory.log_prob.device)
             if c.advantage.get('map_on') == 'reward':
                 samples.advantage = self.advantages(samples, samples.allocation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, all_gather_object, barrier, get_world_size, is_distributed
@@ -13,8 +14,26 @@ from vipo.engine.scoring import RunStopped
 
 
 def gather(x: Tensor) -> Tensor:
-    """Concatenate equal-sized tensors of all ranks in rank order."""
-    return torch.cat(all_gather(x)) if get_world_size() > 1 else x
+    """Concatenate tensors of all ranks in rank order; their first axes may differ."""
+    if get_world_size() == 1:
+        return x
+    lengths = [int(n) for n in all_gather(torch.tensor([len(x)]))]
+    padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
+    return torch.cat([part[:n] for part, n in zip(all_gather(padded), lengths, strict=True)])
+
+
+def check_same(value: Any, what: str) -> None:
+    """Nothing where all ranks have the same plain value.
+
+    Raises:
+        RunStopped: ranks have other ones.
+    """
+    if get_world_size() == 1:
+        return
+    everyone = all_gather_object(value)
+    for rank, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
+            raise RunStopped(f'{what} on rank {rank} are {theirs}, and on rank 0 {everyone[0]}')
 
 
 def check_same_names(names: Iterable[str], what: str) -> list[str]:
@@ -24,23 +43,24 @@ def check_same_names(names: Iterable[str], what: str) -> list[str]:
         RunStopped: ranks have other ones; a collective operation on them would mix values or hang.
     """
     mine = sorted(names)
-    if get_world_size() > 1:
-        everyone = all_gather_object(mine)
-        for rank, theirs in enumerate(everyone):
-            if theirs != everyone[0]:
-                raise RunStopped(f'{what} on rank {rank} are {theirs}, and on rank 0 {everyone[0]}')
+    check_same(mine, what)
     return mine
 
 
-def over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    """Values to log, the same on every rank: the largest of a deviation, the mean of everything else."""
+def over_ranks(logs: dict[str, float], samples: int) -> dict[str, float]:
+    """Values to log, the same on every rank: the largest of a deviation, the mean of everything else.
+
+    Args:
+        samples: of this rank; the mean counts each alike.
+    """
     if get_world_size() == 1:
         return logs
-    everyone = all_gather_object(logs)
+    everyone = all_gather_object((samples, logs))
+    total = sum(count for count, _ in everyone)
     return {
-        name: max(rank[name] for rank in everyone)
+        name: max(theirs[name] for _, theirs in everyone)
         if name.endswith('deviation')
-        else sum(rank[name] for rank in everyone) / len(everyone)
+        else sum(count * theirs[name] for count, theirs in everyone) / total
         for name in logs
     }
 

@@ -12,6 +12,8 @@ from mmengine.config import Config, ConfigDict
 from vipo.engine.batch import BatchPlan
 from vipo.engine.components import EvaluationOptions, count_parameters
 from vipo.engine.measure import PassCost, measure_pass
+from vipo.engine.scaling import Traffic
+from vipo.engine.sharding import block_lists
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.registry import GENERATORS, LOSSES, STEP_SELECTORS, ConfigError
 from vipo.registry.build import check_options
@@ -42,6 +44,8 @@ class Plan:
         phases: phase -> part -> bytes.
         counts: passes of the denoiser and samples, of one iteration on one GPU.
         flops: of one iteration on one GPU.
+        rollout_flops: those of them that the rollout takes.
+        traffic: phase -> bytes that one GPU sends in an iteration, see :mod:`vipo.engine.scaling`.
         notes: what was not counted.
         activations: bytes of the update ``'with'`` and ``'without'`` gradient checkpointing, whichever the config has.
     """
@@ -49,6 +53,8 @@ class Plan:
     phases: dict[str, dict[str, int]]
     counts: dict[str, int]
     flops: int
+    rollout_flops: int = 0
+    traffic: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     activations: dict[str, int] = field(default_factory=dict)
 
@@ -75,9 +81,10 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     batch = plan_batch(cfg, gpus)
     generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     lora = cfg.generator.get('lora')
+    micro_batch, replay_batch = (batch.longest(size) for size in (batch.micro_batch_size, batch.replay_size))
     if cost is None:
-        cost = measure_pass(generator, batch.micro_batch_size, lora)
-    replayed = cost if batch.replay_size == batch.micro_batch_size else measure_pass(generator, batch.replay_size, lora)
+        cost = measure_pass(generator, micro_batch, lora)
+    replayed = cost if replay_batch == micro_batch else measure_pass(generator, replay_batch, lora)
     total = count_parameters(generator.denoiser)[1]
     trained = total if lora is None else adapter_parameters(generator, lora)
     steps, prefix, chosen = _steps(cfg)
@@ -125,28 +132,47 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     if cfg.get('evaluation'):
         size = cfg.evaluation.get('batch_size', EvaluationOptions.batch_size)
         phases['evaluation'] = {
-            'activations': forward_peak * size // batch.micro_batch_size,
+            'activations': forward_peak * size // micro_batch,
             'autocast copies': whole_copies,
             'weights set aside for EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
             'pixels': 3 * 4 * frames * generator.height * generator.width * size,
             'decoding': cost.decode_peak
             * min(size, generator.decode_batch)
-            // min(batch.micro_batch_size, generator.decode_batch),
+            // min(micro_batch, generator.decode_batch),
         }
     for parts in phases.values():
         parts['gathered blocks'] = gathered
     branches = 2 if generator.guided and not generator.batched_guidance else 1
-    groups = batch.samples // batch.group_size
+    groups = batch.most_groups
     shared = cfg.rollout.get('share_initial_noise', False)
     per_sample = steps - prefix if shared else steps
     forward = (per_sample * batch.samples + (prefix * groups if shared else 0)) * branches
     replays = chosen * batch.samples * branches
     references = replays if getattr(loss, 'needs_reference', False) else 0
-    recomputed = 0 if replayed is cost else replays
+    recomputed = 0 if batch.replay_size == batch.micro_batch_size else replays
     again = replays if cfg.generator.get('gradient_checkpointing') else 0
     # Flops are measured of a whole micro-batch with both branches.
-    one = cost.forward_flops // batch.micro_batch_size // branches
-    back = cost.backward_flops // batch.micro_batch_size // branches
+    one = cost.forward_flops // micro_batch // branches
+    back = cost.backward_flops // micro_batch // branches
+    networks = len(generator._networks)
+    blocks = (block for network in generator._networks.values() for block in block_lists(network))
+    in_blocks = sum(count_parameters(block)[1] for block in blocks)
+    pieces, replayed_pieces = (len(batch.slices(size)) for size in (batch.micro_batch_size, batch.replay_size))
+    first = -(-groups // batch.micro_batch_size) if shared else pieces
+    with_gradient = branches if generator.unconditional_gradient else 1
+    others = branches - with_gradient + branches * ((references > 0) + (recomputed > 0))
+    traffic = Traffic(
+        world_size=gpus,
+        # Outside the blocks trained weights keep their precision, and adapters have theirs everywhere.
+        gathered=(in_blocks * item + (total - in_blocks) * (_MASTER if lora is None else item)) // networks
+        + (0 if lora is None else trained * _MASTER // networks),
+        reduced=trained // networks * _GRADIENT,
+        networks=networks,
+        rollout_passes=(prefix * first + (steps - prefix) * pieces) * branches,
+        update_passes=replayed_pieces * chosen * with_gradient,
+        extra_passes=replayed_pieces * chosen * others,
+        optimiser_steps=batch.updates_per_iteration,
+    )
     away = {_OFFLOADED[name]: 0 for name in cfg.get('offload') or () if name in _OFFLOADED}
     return Plan(
         phases={
@@ -161,6 +187,8 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
             'forward passes of the reference': references,
             'forward passes for old log-probs': recomputed,
         },
+        rollout_flops=forward * one,
+        traffic=traffic.of_fsdp2(dict(cfg.get('strategy') or {})) if strategy == 'fsdp2' else traffic.of_ddp(),
         flops=(forward + replays + references + recomputed + again) * one + replays * back,
         notes=_notes(cfg, generator),
         activations={'with': replayed.saved_checkpointed, 'without': replayed.saved},
@@ -174,7 +202,7 @@ def plan_batch(cfg: Config, gpus: int) -> BatchPlan:
         ConfigError: an option is unknown, or the sizes cannot be divided.
     """
     options = {**cfg.batch, 'world_size': gpus}
-    check_options(BatchPlan, options, 'batch', internal=['world_size'])
+    check_options(BatchPlan, options, 'batch', internal=['world_size', 'rank'])
     return BatchPlan(**options)
 
 
@@ -199,8 +227,7 @@ def _steps(cfg: Config) -> tuple[int, int, int]:
 def _encoded(generator: PipelineGenerator, batch: BatchPlan) -> int:
     """Bytes of the encodings of an iteration's prompts, each held once, with those of guidance."""
     numbers = sum(torch.Size(shape).numel() for shape in generator.text_shapes().values())
-    prompts = batch.samples // batch.group_size
-    return prompts * numbers * generator.compute_dtype.itemsize * (2 if generator.guided else 1)
+    return batch.most_groups * numbers * generator.compute_dtype.itemsize * (2 if generator.guided else 1)
 
 
 def _frozen(cfg: Config, generator: PipelineGenerator) -> dict[str, int]:
@@ -254,13 +281,14 @@ def find_remedy(cfg: Config, gpus: int, memory: float) -> str | None:
         if not all((cfg if text == _OFFLOAD_ALL else cfg.generator).get(k) for k in options)
     ]
     trials = [[]] + [[remedy] for remedy in open_to] + [open_to[:n] for n in range(2, len(open_to) + 1)]
+    smallest = 2 if plan_batch(cfg, gpus).update_samples % gpus else 1  # one by one, some ranks would make a pass more
     for trial in trials:
         changed = deepcopy(cfg)
-        changed.batch.update(micro_batch_size=1, replay_micro_batch_size=None)
+        changed.batch.update(micro_batch_size=smallest, replay_micro_batch_size=None)
         for text, options in trial:
             (changed._cfg_dict if text == _OFFLOAD_ALL else changed.generator).update(ConfigDict(options))
         if make_plan(changed, gpus).peak <= memory:
             texts = [text for text, _ in trial]
-            texts = ['batch.micro_batch_size=1'] * (cfg.batch.get('micro_batch_size', 16) > 1) + texts
+            texts = [f'batch.micro_batch_size={smallest}'] * (cfg.batch.get('micro_batch_size', 16) > smallest) + texts
             return ' and '.join(texts) or None
     return None

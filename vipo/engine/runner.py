@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_world_size, init_dist, is_distributed, is_main_process
+from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -22,6 +22,7 @@ from vipo.datasets.prompts import collate_prompts
 from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, build_strategy, count_parameters
+from vipo.engine.network import choose_interface
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.engine.sections import check_sections
 from vipo.registry import ConfigError
@@ -96,7 +97,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
         _set_wrapper(cfg, components)
     seed = cfg.get('randomness', {}).get('seed', 0)
     dataloader = dict(cfg.train_dataloader)
-    dataloader['batch_size'] = components.batch.prompts_per_iteration // get_world_size()
+    dataloader['batch_size'] = components.batch.prompts_per_iteration
     dataloader.setdefault('sampler', {'type': 'PromptSampler', 'seed': seed})
     dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
@@ -130,14 +131,15 @@ def _init_distributed(cfg: Config) -> None:
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or is_distributed():
         return
+    if launcher == 'slurm':
+        _slurm_environment()
+    choose_interface()
     if torch.cuda.is_available():
         options = dict((cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
         if backend := build_strategy(cfg).backend:
             options['backend'] = backend
         init_dist(launcher, **options)
         return
-    if launcher == 'slurm':
-        _slurm_environment()
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
     if missing:
         raise ConfigError(

@@ -42,22 +42,24 @@ def update(
     old = samples.trajectory.log_prob
     if batch.replay_size != batch.micro_batch_size:
         old = _recompute(model, samples, components, clock)
-    pieces = batch.slices(batch.replay_size)
-    share = len(pieces) // batch.updates_per_iteration
     steps = range(len(samples.trajectory.steps))
     records: list[dict[str, Tensor]] = []
+    counts: list[int] = []
     first_deviation = 0.0
     with clock.phase('update', batch.samples * len(steps)):
-        for number in range(batch.updates_per_iteration):
-            chosen = pieces[number * share : (number + 1) * share]
-            for piece in chosen:
+        for number, pieces in enumerate(batch.updates(batch.replay_size)):
+            for piece in pieces:
+                count = piece.stop - piece.start
+                # The mean over all samples of the step; ranks, whose gradients are averaged, may have more or fewer.
+                parts = batch.update_samples / (batch.world_size * count) * len(steps)
                 for k in steps:
-                    final = piece is chosen[-1] and k == steps[-1]
+                    final = piece is pieces[-1] and k == steps[-1]
                     with _synchronised(model, final):
                         loss, logs = _loss(model, samples, components, piece, k, old[k, piece])
-                        optim.backward(loss / (len(chosen) * len(steps)))
+                        optim.backward(loss / parts)
                     records.append(logs)
-                    clock.advance(batch.replay_size)
+                    counts.append(count)
+                    clock.advance(count)
             if number == 0:
                 first_deviation = max(r['ratio_deviation'].item() for r in records)
                 _check_first_ratio(first_deviation, tolerance)
@@ -66,7 +68,8 @@ def update(
             optim.zero_grad()
     names = records[0].keys()
     logs = {name: torch.stack([r[name] for r in records]) for name in names}
-    means = {name: values.mean().item() for name, values in logs.items()}
+    weights = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    means = {name: (values.double().cpu() * weights).sum().item() for name, values in logs.items()}
     means['ratio_deviation'] = logs['ratio_deviation'].max().item()
     means['first_ratio_deviation'] = first_deviation
     return means
@@ -127,7 +130,7 @@ def _recompute(model: nn.Module, samples: Samples, c: Components, clock: PhaseCl
             parts.append(
                 torch.stack([replay(velocity, trajectory, k, sigmas, c.rollout.kernel).log_prob for k in steps])
             )
-            clock.advance(c.batch.replay_size * len(steps))
+            clock.advance((piece.stop - piece.start) * len(steps))
     return torch.cat(parts, dim=1)
 
 

@@ -18,27 +18,27 @@ class Conditioning:
 
     Attributes:
         tensors: of each prompt once.
-        copies: how often each prompt stands in the batch, copies beside each other; indexing makes them.
+        rows: which of these prompts each sample of the batch has; None is each in its turn. Indexing makes the copies.
     """
 
     tensors: dict[str, Tensor]
-    copies: int = 1
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.copies * len(next(iter(self.tensors.values())))
+        return len(next(iter(self.tensors.values())) if self.rows is None else self.rows)
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
-        if self.copies > 1:
-            index = torch.arange(len(self))[index] // self.copies
+        if self.rows is not None:
+            index = self.rows[index]
         return Conditioning({k: v[index] for k, v in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Conditioning:
         """Move every tensor."""
-        return Conditioning({k: v.to(device) for k, v in self.tensors.items()}, self.copies)
+        return Conditioning({k: v.to(device) for k, v in self.tensors.items()}, self.rows)
 
-    def repeat(self, count: int) -> Conditioning:
-        """Each prompt ``count`` times, copies beside each other; no memory is spent on them."""
-        return Conditioning(self.tensors, self.copies * count)
+    def take(self, rows: Tensor) -> Conditioning:
+        """A batch with the prompts ``(N,)`` int64 of this one; no memory is spent on copies."""
+        return Conditioning(self.tensors, rows if self.rows is None else self.rows[rows])
 
 
 class Generator(ABC):

@@ -52,7 +52,7 @@ class PipelineGenerator(Generator):
             decodes it whole.
         prompt_cache: a folder that keeps encoded prompts. The text encoders are then loaded for prompts that are not in
             it, and leave memory afterwards.
-        encode_batch: texts encoded at once for the cache. All are padded to ``max_sequence_length``, so that a text's
+        encode_batch: texts encoded at once. All are padded to ``max_sequence_length``, so that a text's
             encoding does not depend on the others, but for the rounding of another batch size.
         init: ``'pretrained'``; ``'random'``: untrained weights and made-up encodings of prompts, with which time and
             memory of a model can be measured where its weights are not at hand; or ``'meta'``: everything is checked
@@ -304,7 +304,9 @@ class PipelineGenerator(Generator):
         if self.init == 'random':
             return made_up_texts(texts, self.text_shapes(), self.device, self.compute_dtype)
         if self.cache is None:
-            return self.encode_texts(texts)
+            starts = range(0, len(texts), self.encode_batch)
+            parts = [self.encode_texts(texts[i : i + self.encode_batch]) for i in starts]
+            return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
         self._fill_cache(texts)
         found = [self.cache.read(text) for text in texts]
         return {k: torch.stack([f[k] for f in found]) for k in found[0]}
@@ -360,7 +362,7 @@ class PipelineGenerator(Generator):
         return sigma_schedule(num_steps, self.shift)
 
     def velocity(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
-        conditioning = conditioning[:] if conditioning.copies > 1 else conditioning
+        conditioning = conditioning if conditioning.rows is None else conditioning[:]
         network = self._networks[self.network_at(sigma)]
         x = latents.to(network.dtype)
         scale = self.guidance_at(sigma)
