@@ -53,6 +53,15 @@ def test_map_stage(tmp_path):
     )
 
 
+def test_checkpoint_figures(tmp_path):
+    out = tmp_path / 'figures.json'
+    main(['checkpoint', '--gigabytes', '0.01', '--repeats', '1', '--folder', str(tmp_path), '--out', str(out)])
+    figures = json.loads(out.read_text())
+    assert figures['size, GB'] == pytest.approx(0.067, abs=0.001), 'one tensor of 4096 x 4096'
+    assert all(value > 0 for value in figures.values())
+    assert list(tmp_path.iterdir()) == [out]
+
+
 @pytest.mark.slow
 def test_full_size_figures_with_random_weights(tmp_path):
     """A config's generator without its weights: here over the architecture of a folder."""

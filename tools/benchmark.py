@@ -13,6 +13,8 @@ way in minutes, before any training.
     python tools/benchmark.py generators    each family's rollout against its diffusers pipeline, and the update
     python tools/benchmark.py rewards       a batch against single pictures, for every reward
     python tools/benchmark.py structurer    the map stage against a plain implementation, frame by frame
+    python tools/benchmark.py checkpoint    what the sha256 costs beside the writing
+    python tools/benchmark.py processes     one process against several
 
 These have options of their own: add --help.
 """
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
 
 #: Measured by a module of tools/benchmarks each.
-SUITES = ('generators', 'rewards', 'structurer')
+SUITES = ('checkpoint', 'generators', 'processes', 'rewards', 'structurer')
 
 
 class ModelTimer:
@@ -164,7 +166,8 @@ def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> d
         samples = loop.collect(batch)
         for parameter in parameters:
             parameter.grad = None
-        update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance)
+        at = {'iteration': number + 1, 'folder': Path(cfg.work_dir)}
+        update(runner.model, _Discard(), samples, c, runner.clock, tolerance=loop.ratio_tolerance, **at)
         gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
         rewards.append(samples.reward.scores.mean().item())
         spreads.append(samples.reward.scores.view(-1, c.batch.group_size).std(dim=1).mean().item())

@@ -8,6 +8,7 @@
 #     NODE_RANK (0)            the number of this one
 #     MASTER_ADDR (127.0.0.1)  the address of number 0
 #     PORT (29500)             a free port there
+#     GRACE (30)               seconds from SIGTERM or SIGUSR1 until processes are killed; an iteration has to fit
 # Without a GPU the processes talk over gloo and compute on the CPU. PYTHON (python) names the interpreter.
 set -euo pipefail
 
@@ -37,6 +38,9 @@ if [ "$NNODES" -gt 1 ] && [ "$MASTER_ADDR" = 127.0.0.1 ]; then
 fi
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$HERE/..${PYTHONPATH:+:$PYTHONPATH}"
+# Options of torchrun, by its own environment variables: a version that lacks one does not stumble over it.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+export PET_SHUTDOWN_TIMEOUT=${GRACE:-30}
 
 echo "node $NODE_RANK of $NNODES, $GPUS process(es) here, meeting at $MASTER_ADDR:$PORT"
 exec "${PYTHON:-python}" -m torch.distributed.run \

@@ -51,14 +51,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='run the whole life of the config now, on tiny random twins of its models: no download, no GPU',
     )
+    parser.add_argument('--verbose-ranks', action='store_true', help='say at the start where each process runs')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config file with the command line applied; explicit flags win over ``--cfg-options``."""
-    from vipo.engine.checkpoint import resume_point, seed_of
     from vipo.engine.config import override, read_config
+    from vipo.engine.start import seed_to_adopt
 
     sys.path.insert(0, str(Path(args.config).resolve().parent))
     cfg = read_config(args.config)
@@ -70,10 +71,9 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.seed is None and (point := resume_point(cfg)) is not None:
-            # What is resumed goes on with its own seed.
-            seed = seed_of(point)
-            override(cfg, {} if seed is None else {'randomness.seed': seed})
+        # What is resumed goes on with its own seed.
+        if args.seed is None and (seed := seed_to_adopt(cfg)) is not None:
+            override(cfg, {'randomness.seed': seed})
     return cfg
 
 
@@ -99,7 +99,8 @@ def rehearse(cfg: Config, work_dir: str | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3."""
+    """Run; a mistake in the config ends in one clear line and exit code 2, a run that cannot go on in 3, and one that a
+    signal stopped after saving in 75."""
     args = parse_args(argv)
     if not Path(args.config).is_file():  # before the slow imports
         print(f'error: config file {args.config!r} does not exist', file=sys.stderr)
@@ -116,32 +117,65 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         from vipo.engine.config import unknown_keys
-        from vipo.engine.hub import check_reach
-        from vipo.engine.parallel import leave
-        from vipo.engine.runner import build_runner, describe
-        from vipo.engine.scoring import RunStopped
 
         for warning in unknown_keys(cfg):
             print(f'warning: {warning}', file=sys.stderr)
         if args.rehearse:
             return rehearse(cfg, args.work_dir)
-        check_reach(cfg)
-        runner = build_runner(cfg)
     except (ConfigError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    runner.logger.info(describe(runner))
+    from vipo.engine.preemption import listening
+
+    with listening():
+        return train(cfg, args.verbose_ranks)
+
+
+def train(cfg: Config, verbose_ranks: bool) -> int:
+    """Build the run and train; the exit code. Where there are several processes, a failing one ends here."""
+    from vipo.engine.files import describe_failure, is_full
+    from vipo.engine.hub import check_reach
+    from vipo.engine.parallel import leave
+    from vipo.engine.preemption import PREEMPTED, Preempted
+    from vipo.engine.runner import build_runner, describe
+    from vipo.engine.scoring import RunStopped
+    from vipo.engine.watchdog import current_watchdog, end_now, fail, fail_unexpectedly
+    from vipo.registry import ConfigError
+
+    try:
+        check_reach(cfg)
+        runner = build_runner(cfg)
+        runner.logger.info(describe(runner, verbose_ranks))
+    except (ConfigError, ValueError) as error:
+        return fail(str(error), 2)
+    except RunStopped as error:
+        return fail(str(error), 3)
+    except Exception as error:
+        return fail_unexpectedly(error)
     try:
         runner.train()
     except (RunStopped, ConfigError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 3
+        return fail(str(error), 3)
+    except OSError as error:
+        if not is_full(error):
+            return fail_unexpectedly(error)
+        path = Path(error.filename or runner.work_dir)
+        return fail(f'{describe_failure(path, error)}. Make room, and add --resume', 3)
     except KeyboardInterrupt:
         runner.clock.clear()
         print(
             f'stopped in iteration {runner.iter + 1}; add --resume to go on from the last checkpoint', file=sys.stderr
         )
+        if current_watchdog() is not None:
+            end_now(130)
         return 130
+    except Preempted as stopped:
+        runner.clock.clear()
+        runner.logger.info(str(stopped))
+        leave()
+        return PREEMPTED
+    except Exception as error:
+        return fail_unexpectedly(error)
     leave()
     return 0
 

@@ -12,6 +12,10 @@ default_hooks = dict(
     ema=dict(type='EMAHook'),
     # interval 0: before training and at its end
     evaluation=dict(type='EvaluationHook', interval=0),
+    # Two more that a config can add, with evaluation.interval above 0:
+    # early_stop=dict(type='EarlyStopHook', patience=5, min_delta=0.0, metric='eval/reward') ends the run when so many
+    #     evaluations in a row gave no better held-out score;
+    # best=dict(type='BestCheckpointHook', metric='eval/reward') keeps the checkpoint with the best one as best.pth.
     report=dict(type='ReportHook', gallery=24),
 )
 
@@ -22,6 +26,8 @@ visualizer = dict(
 )
 log_processor = dict(type='PolicyLogProcessor', by_epoch=False, mean_pattern=r'^(time|data_time)$')
 log_level = 'INFO'
+# timeout, in seconds: when no process gets on for so long, the run ends and names the one that the others wait for.
+# It must be longer than any single step of the work: a micro-batch, a call of a reward.
 env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend='nccl', timeout=1800))
 # Everything random follows from this seed; --seed on the command line replaces it.
 randomness = dict(seed=0)

@@ -59,24 +59,6 @@ def assert_same_optimizer(ours, theirs, **tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'training',
-    [{}, {'generator.lora.rank': 4, 'optim_wrapper.optimizer.lr': 3e-4}],
-    ids=['all weights', 'LoRA'],
-)
-def test_two_processes_that_share_the_weights_equal_one(tmp_path, training):
-    # Several micro-batches per optimiser step, and a second step, whose ratios are no longer 1.
-    sizes = {'batch.prompts_per_iteration': 4, 'batch.updates_per_iteration': 2, 'batch.micro_batch_size': 2}
-    options = {**OPTIONS, **sizes, **training}
-    one_process(tmp_path / 'one', options)
-    config = write(tmp_path, 'fsdp2')
-    code, said = launch(config, '--work-dir', str(tmp_path / 'two'), options=options)
-    assert code == 0, said[-3000:]
-    assert 'weights     FSDP2' in said
-    assert_same_run(tmp_path / 'one', tmp_path / 'two')
-
-
-@pytest.mark.slow
 def test_every_part_of_a_config_under_sharing(tmp_path):
     """Two networks, guidance in two passes, a frozen reference, checkpointed blocks, parts in main memory."""
     # Twins are float32, and every pass gathers its blocks.

@@ -1,74 +1,113 @@
-"""Checkpoints that survive: written whole or not at all, loaded without executing anything."""
+"""Checkpoints that survive: written whole or not at all with their sha256, loaded without executing anything."""
 
 from __future__ import annotations
 
-import os
 import re
+import time
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
+import mmengine
 import torch
-from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
+from torch import Tensor
 
-from vipo.engine.sharding import is_sharded, spread_optimizer_state, spread_state, whole_optimizer_state, whole_state
+from vipo.engine.files import HashedWriter, describe_failure, is_full, manifest_of, record_sha256, write_atomically
+from vipo.engine.scoring import RunStopped
+from vipo.engine.sharding import spread_optimizer_state, spread_state, whole_optimizer_state, whole_state
 from vipo.registry import HOOKS, ConfigError
 
 _PLAIN = (int, float, str, bool, list)
 _NAME = re.compile(r'iter_(\d+)\.pth')
+#: Places that MMEngine would load from with pickle, code included.
+_ELSEWHERE = ('http', 'https', 'pavi', 'modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls')
+_STORES = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
-@CheckpointLoader.register_scheme(prefixes='', force=True)
+@CheckpointLoader.register_scheme(prefixes=('', *(f'{x}://' for x in _ELSEWHERE), *_STORES), force=True)
 def load_tensors_only(
     filename: str, map_location: Any = None, logger: Any = None, mmap: bool = False
 ) -> dict[str, Any]:
-    """MMEngine's loader of local files, with ``weights_only=True`` on every version of it.
+    """MMEngine's loader of checkpoints, with ``weights_only=True`` on every version of it and for every address.
 
-    ``mmap`` leaves the tensors on disk until they are used.
+    ``mmap`` leaves the tensors on disk until they are used. Of ``meta``, the entry ``config`` is left out: a resuming
+    MMEngine would run it as a config file.
 
     Raises:
         ConfigError: missing, damaged, or holding more than tensors and plain values.
     """
+    path = locate(filename)
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zipfile(path))
+    except Exception as error:
+        # Not all that torch says: it goes on to advise how to run code that a pickle holds.
+        if code := re.search(r'GLOBAL (\S+)', str(error)):
+            problem = f'it holds more than tensors and plain values ({code[1]}), which is never executed here'
+        else:
+            said = re.split(r'\.\s|\n', str(error), maxsplit=1)[0]
+            problem = f'it is damaged or no checkpoint ({type(error).__name__}: {said})'
+        raise ConfigError(f'checkpoint {filename!r} cannot be loaded: {problem}.') from error
+    if not isinstance(content, dict):
+        raise ConfigError(f'checkpoint {filename!r} holds a {type(content).__name__}, a dict was expected')
+    if isinstance(content.get('meta'), dict):
+        content['meta'].pop('config', None)
+    return content
+
+
+def locate(filename: str) -> Path:
+    """The file of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
     path = Path(filename).expanduser()
     if not path.is_file():
-        raise ConfigError(f'checkpoint {filename!r} does not exist')
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except Exception as error:
-        raise ConfigError(
-            f'checkpoint {filename!r} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or it holds '
-            'more than tensors and plain values, which is never executed here.'
-        ) from error
+        away = '; it must be a file on this machine' if '://' in filename else ''
+        raise ConfigError(f'checkpoint {filename!r} does not exist{away}')
+    return path
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call ``write(temporary_path)``, flush to disk, and only then put the file in its place.
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, and beside it its sha256, which is computed on the way to the disk.
 
-    A process that dies at any moment leaves either the old file or the new one under ``path``, never a part.
+    At any moment there is the old checkpoint or the new one, with its own sha256 or without one, never with the
+    other's.
+
+    Raises:
+        OSError: it cannot be written; the old file is still there.
+        ConfigError: it holds something that could not be loaded again; the old file is still there.
     """
-    temporary = path.with_name(f'.{path.name}.partial')
-    write(temporary)
-    with open(temporary, 'rb') as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sha256 = ''
+
+    def write(temporary: Path) -> None:
+        nonlocal sha256
+        with HashedWriter(temporary) as out:
+            try:
+                torch.save(content, out)
+            except RuntimeError:
+                if out.error is not None:
+                    raise out.error from None
+                raise
+        load_tensors_only(str(temporary), map_location='cpu', mmap=True)
+        sha256 = out.sha256()
+        manifest_of(path).unlink(missing_ok=True)
+
+    write_atomically(path, write)
+    record_sha256(path, sha256)
 
 
 @HOOKS.register_module()
 class PolicyCheckpointHook(Hook):
     """Saves trainable weights, EMA, optimiser and schedulers every ``interval`` iterations and at the end.
 
-    ``last_checkpoint`` in the work dir names the newest, which ``--resume`` finds.
+    ``last_checkpoint`` in the work dir names the newest; ``--resume`` finds it without that.
 
     Args:
         interval: iterations between checkpoints.
-        keep: how many of the newest stay.
+        keep: how many of the newest stay; there is room needed for one more, since the oldest leaves last.
     """
 
     priority = 'VERY_LOW'
@@ -78,10 +117,9 @@ class PolicyCheckpointHook(Hook):
             raise ValueError(f'checkpoint.interval and checkpoint.keep must be at least 1, got {interval} and {keep}')
         self.interval = interval
         self.keep = keep
-        self._whole: dict[str, Any] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Drop MMEngine's log history, which only pickle can hold; put whole tensors in place of a rank's parts."""
+        """Drop MMEngine's log history, which only pickle can hold; add the EMA where it is missing."""
         hub = checkpoint['message_hub']
         info = {k: v for k, v in hub['runtime_info'].items() if type(v) in _PLAIN and k != 'cfg'}
         checkpoint['message_hub'] = {
@@ -89,9 +127,9 @@ class PolicyCheckpointHook(Hook):
             'runtime_info': info,
             'resumed_keys': dict.fromkeys(info, True),
         }
-        if runner.components.ema is not None:
-            checkpoint['ema'] = {k: v.cpu() for k, v in runner.components.ema.average.items()}
-        checkpoint.update(self._whole)
+        ema = runner.components.ema
+        if ema is not None and 'ema' not in checkpoint:
+            checkpoint['ema'] = {k: v.cpu() for k, v in ema.average.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Divide what was saved among the ranks, where they share the weights; restore the EMA."""
@@ -118,22 +156,43 @@ class PolicyCheckpointHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         done = runner.iter + 1
-        if done % self.interval == 0 or done == runner.max_iters:
+        if done % self.interval == 0 or done == runner.max_iters or runner.train_loop.stop_training:
             self.save(runner, done)
 
     def save(self, runner: Runner, done: int) -> None:
-        """Write ``iter_{done}.pth``, name it in ``last_checkpoint``, and remove the oldest."""
-        if is_sharded(runner.components.policy.parameters()):
-            self._whole = self.gather(runner)
-        if not is_main_process():
-            return
+        """Write ``iter_{done}.pth``, name it in ``last_checkpoint``, and remove the oldest. Every rank has to call it.
+
+        Args:
+            done: iterations that are complete.
+
+        Raises:
+            RunStopped: see :meth:`write`.
+        """
         folder = Path(runner.work_dir)
         path = folder / f'iter_{done}.pth'
-        write_atomically(path, lambda temporary: runner.save_checkpoint(str(folder), temporary.name, by_epoch=False))
-        write_atomically(folder / 'last_checkpoint', lambda p: p.write_text(str(path)))
-        for old in saved_checkpoints(folder)[: -self.keep]:
-            old.unlink()
-        self._whole = {}
+        self.write(runner, path, done)
+        if is_main_process():
+            write_atomically(folder / 'last_checkpoint', lambda temporary: temporary.write_text(str(path)))
+            remove_oldest(folder, self.keep)
+
+    def write(self, runner: Runner, path: Path, done: int) -> None:
+        """Write a checkpoint and its sha256 anywhere. Every rank has to call it, and rank 0 writes.
+
+        Raises:
+            RunStopped: on all ranks, where rank 0 cannot write it. What was there before is untouched.
+        """
+        parts = self.gather(runner)
+        problem = None
+        if is_main_process():
+            content = self._state(runner, parts, done)
+            try:
+                write_checkpoint(path, content)
+            except OSError as error:
+                problem = self._failure(path, error, tensor_bytes(content))
+            except ConfigError as error:
+                problem = f'{path.name} was not kept, since nothing could go on from it: {error}'
+        if problem := all_gather_object(problem)[0]:
+            raise RunStopped(problem)
 
     def gather(self, runner: Runner) -> dict[str, Any]:
         """Weights, EMA and optimiser state, whole on rank 0; every rank has to call it."""
@@ -144,6 +203,56 @@ class PolicyCheckpointHook(Hook):
         if c.ema is not None:
             parts['ema'] = whole_state(c.ema.average)
         return parts
+
+    def _state(self, runner: Runner, parts: dict[str, Any], done: int) -> dict[str, Any]:
+        """What ``Runner.resume`` expects, without the copies in memory that ``Runner.save_checkpoint`` makes."""
+        cfg = runner.cfg
+        checkpoint = {
+            'meta': {
+                'iter': done,
+                'epoch': runner.epoch,
+                'seed': runner.seed,
+                'config_name': Path(cfg.filename).stem if cfg.filename else None,
+                'experiment_name': runner.experiment_name,
+                'cfg': cfg.pretty_text,
+                'time': time.strftime('%Y%m%d_%H%M%S'),
+                'mmengine_version': mmengine.__version__,
+                'dataset_meta': getattr(runner.train_dataloader.dataset, 'metainfo', None),
+            },
+            'message_hub': runner.message_hub.state_dict(),
+            'param_schedulers': [s.state_dict() for s in runner.param_schedulers or ()],
+            **parts,
+        }
+        runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        return checkpoint
+
+    def _failure(self, path: Path, error: OSError, needed: int) -> str:
+        latest = find_latest(path.parent)
+        if latest is None:
+            before, again, away = 'No earlier one is there', 'start again', '--work-dir FOLDER'
+        else:
+            before, again = f'{Path(latest).name}, written before, is complete', 'add --resume'
+            away = f'--resume {latest} --work-dir FOLDER'
+        fewer = (
+            f' or lower default_hooks.checkpoint.keep (now {self.keep}: that many stay while one more is written),'
+            if is_full(error)
+            else ''
+        )
+        return (
+            f'{describe_failure(path, error, needed)}. {before}; no part of the new one is left. Make room{fewer} and '
+            f'{again}, or write elsewhere with {away}'
+        )
+
+
+def tensor_bytes(content: Any) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        content = content.values()
+    elif not isinstance(content, (list, tuple)):
+        return 0
+    return sum(tensor_bytes(x) for x in content)
 
 
 def find_latest(work_dir: str | Path) -> str | None:
@@ -162,60 +271,22 @@ def saved_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def resume_point(cfg: Config) -> str | None:
-    """The checkpoint that a run of this config continues, None where it starts from the beginning."""
-    if not cfg.get('resume'):
-        return None
-    return cfg.get('load_from') or find_latest(cfg.work_dir)
+def remove_oldest(folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints, each after its sha256; a file of any other name stays."""
+    for old in saved_checkpoints(folder)[:-keep]:
+        manifest_of(old).unlink(missing_ok=True)
+        old.unlink()
 
 
-def seed_of(path: str) -> int | None:
-    """The seed of the run that wrote a checkpoint; its tensors are not read."""
-    return load_tensors_only(path, map_location='cpu', mmap=True).get('meta', {}).get('seed')
-
-
-def check_start(cfg: Config) -> None:
-    """Refuse to start where something would be lost or continued as what it is not; all ranks refuse together.
-
-    Raises:
-        ConfigError: the work dir holds another run's checkpoints and this run does not resume, the checkpoint was made
-            with another seed, so that prompts and noise would not go on where they stopped, or the ranks do not see
-            the same checkpoint.
-    """
-    point = resume_point(cfg)
-    seen = all_gather_object((_start_problem(cfg, point), point and Path(point).name))
-    for problem, _ in seen:
-        if problem:
-            raise ConfigError(problem)
-    names = [name for _, name in seen]
-    if len(set(names)) > 1:
-        raise ConfigError(
-            f'the ranks do not see the same checkpoint to resume ({names}, by rank): {cfg.work_dir} must be a folder '
-            'that all nodes share, or name with --resume a file that all of them have'
-        )
-
-
-def _start_problem(cfg: Config, point: str | None) -> str | None:
-    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
-        return f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir'
-    if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
-        return (
-            f'{cfg.work_dir} holds the checkpoints of an earlier run (newest: {Path(latest).name}). Add --resume to go '
-            'on from it, or --work-dir to write somewhere else'
-        )
-    if point is None:
-        return None
-    seed = cfg.get('randomness', {}).get('seed', 0)
-    try:
-        before = seed_of(point)
-    except ConfigError as error:
-        return str(error)
-    if before not in (None, seed):
-        return (
-            f'{point} was made with seed {before}, this run has seed {seed}: resume with --seed {before}, or start '
-            'another run from its weights with --cfg-options load_from=... and no --resume'
-        )
-    return None
+def rename_checkpoint(path: Path, target: Path) -> None:
+    """Rename a checkpoint; its sha256, which names it, goes with it."""
+    manifest = manifest_of(path)
+    manifest_of(target).unlink(missing_ok=True)
+    path.replace(target)
+    if manifest.exists():
+        line = manifest.read_text(errors='replace').replace(path.name, target.name)
+        write_atomically(manifest_of(target), lambda temporary: temporary.write_text(line))
+        manifest.unlink()
 
 
 def set_aside_later(work_dir: Path, start: int) -> list[str]:
@@ -226,6 +297,6 @@ def set_aside_later(work_dir: Path, start: int) -> list[str]:
             number = 0
             while (target := path.with_name(f'{path.stem}.set_aside_{number}.pth')).exists():
                 number += 1
-            path.rename(target)
+            rename_checkpoint(path, target)
             renamed.append(target.name)
     return renamed

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 
@@ -34,6 +35,26 @@ def _now() -> float:
     return time.perf_counter()
 
 
+class Progress(NamedTuple):
+    """How far a process has come; of two, the one that compares as smaller is behind the other.
+
+    Attributes:
+        phases: entered since the start.
+        share: of the phase's samples.
+        marks: things done since the last sample.
+        title: of the iteration, empty before the first.
+        phase: its name, ``'after ...'`` once it is over.
+        since: when that was, in seconds of ``time.time()``.
+    """
+
+    phases: int
+    share: float
+    marks: int
+    title: str
+    phase: str
+    since: float
+
+
 class PhaseClock:
     """Wall-clock seconds per phase, and a live line.
 
@@ -57,6 +78,9 @@ class PhaseClock:
         self._total: int | None = None
         self._phase_began = 0.0
         self._began = self._shown = time.perf_counter()
+        self._phases = self._marks = 0
+        #: Replaced as a whole with every step of progress, so that another thread can read it.
+        self.progress = Progress(0, 0.0, 0, '', 'loading', time.time())
 
     def start_iteration(self, title: str) -> None:
         """Forget the times of the last iteration."""
@@ -75,14 +99,28 @@ class PhaseClock:
         """Time a phase; ``total`` is the number of samples it goes through."""
         began = _now()
         self._phase, self._total, self._done, self._phase_began = name, total, 0, began
+        self._phases, self._marks = self._phases + 1, 0
+        self._note(name)
         self._show()
         yield
         self.times[name] = self.times.get(name, 0.0) + _now() - began
+        self._phases, self._marks, self._done = self._phases + 1, 0, 0
+        self._note(f'after {name}')
 
     def advance(self, count: int) -> None:
         """``count`` more samples of the phase are done."""
-        self._done += count
+        self._done, self._marks = self._done + count, 0
+        self._note(self._phase)
         self._show()
+
+    def mark(self) -> None:
+        """Something else of the phase is done, and what comes now may wait for other ranks."""
+        self._marks += 1
+        self._note(self._phase)
+
+    def _note(self, phase: str) -> None:
+        share = self._done / self._total if self._total else float(self._total == 0)
+        self.progress = Progress(self._phases, share, self._marks, self._title, phase, time.time())
 
     def clear(self) -> None:
         """Wipe the live line, before a log line is printed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader
 from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
-from vipo.engine.parallel import check_equal_weights, check_same, check_same_names, gather, over_ranks
+from vipo.engine.parallel import EqualWeights, check_same, check_same_names, gather, over_ranks
+from vipo.engine.preemption import stop_if_asked
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
 from vipo.generators.base import Conditioning
@@ -35,6 +37,8 @@ class PolicyLoop(IterBasedTrainLoop):
         max_iters: policy iterations.
         max_invalid_fraction: a rollout in which more than this share of the rewards is invalid stops the run.
         ratio_tolerance: bound on max |ratio - 1| before the first update of a rollout, see :mod:`vipo.engine.update`.
+        compare_weights_every: iterations between comparisons of the weights of the ranks, see
+            :class:`vipo.engine.parallel.EqualWeights`.
     """
 
     def __init__(
@@ -44,13 +48,14 @@ class PolicyLoop(IterBasedTrainLoop):
         max_iters: int,
         max_invalid_fraction: float = 0.5,
         ratio_tolerance: float = 1e-6,
+        compare_weights_every: int = 10,
     ) -> None:
         super().__init__(runner, dataloader, max_iters, val_interval=max_iters + 1)
         self.components = runner.components
         self.clock = runner.clock
         self.max_invalid_fraction = max_invalid_fraction
         self.ratio_tolerance = ratio_tolerance
-        self._compared = False
+        self.compare_weights = EqualWeights(compare_weights_every)
 
     def run(self) -> torch.nn.Module:
         """Everything: prompts are encoded ahead where the generator stores them, then the iterations."""
@@ -89,12 +94,9 @@ class PolicyLoop(IterBasedTrainLoop):
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         self.clock.start_iteration(f'iteration {self._iter + 1}/{self._max_iters}')
         samples = self.collect(data_batch)
-        logs = update(
-            runner.model, runner.optim_wrapper, samples, self.components, self.clock, tolerance=self.ratio_tolerance
-        )
-        if not self._compared:
-            check_equal_weights(self.components.generator.trainable_parameters())
-            self._compared = True
+        c, at = self.components, {'iteration': self._iter + 1, 'folder': Path(runner.work_dir)}
+        logs = update(runner.model, runner.optim_wrapper, samples, c, self.clock, tolerance=self.ratio_tolerance, **at)
+        self.compare_weights(c.policy, self._iter + 1)
         runner.call_hook('after_update', samples=samples)
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
@@ -104,6 +106,7 @@ class PolicyLoop(IterBasedTrainLoop):
             data_batch=data_batch,
             outputs=over_ranks(logs, self.components.batch.samples),
         )
+        stop_if_asked(runner)
         self._iter += 1
 
     def collect(self, data_batch: dict[str, list]) -> Samples:

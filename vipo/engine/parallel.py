@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, barrier, get_world_size, is_distributed
-from torch import Tensor, distributed
+from mmengine.dist import all_gather, all_gather_object, all_reduce, barrier, get_world_size, is_distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from vipo.engine.checksum import checksum
 from vipo.engine.scoring import RunStopped
+from vipo.engine.watchdog import current_watchdog
+from vipo.registry import ConfigError
 
 
 def gather(x: Tensor) -> Tensor:
@@ -69,29 +72,67 @@ def leave() -> None:
     """End the process group once every rank is done; a rank that exits with its threads still connected may crash."""
     if is_distributed():
         barrier()
+        if (watchdog := current_watchdog()) is not None:
+            watchdog.close()
         distributed.destroy_process_group()
 
 
-def check_equal_weights(
-    parameters: Iterable[Tensor], what: str = 'the trained weights', when: str = 'after the first update'
-) -> None:
+def check_equal_weights(named: Iterable[tuple[str, Tensor]], when: str) -> None:
     """Stop ranks that have drifted apart, which training in parallel can never notice by itself.
 
-    What is divided among the ranks differs by design and is left out: it was compared before it was divided.
+    Bit patterns are compared, by one reduction of 16 bytes per tensor. What is divided among the ranks is left out: of
+    each part there is one copy, and so nothing to compare it with.
+
+    Args:
+        named: names and tensors, in the same order on every rank.
+        when: for the message.
 
     Raises:
         RunStopped: the weights of some rank differ from those of rank 0.
     """
-    if get_world_size() == 1:
+    copies = [(name, x) for name, x in named if not isinstance(x, DTensor)]
+    if get_world_size() == 1 or not copies:
         return
-    # Equal weights give equal sums bit for bit; the second sum sees exchanged values too.
-    copies = (p.detach().double() for p in parameters if not isinstance(p, DTensor))
-    sums = [(p.sum().item(), p.square().sum().item()) for p in copies]
-    everyone = all_gather_object(sums)
-    apart = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
-    if apart:
-        raise RunStopped(
-            f'{what} on rank(s) {apart} differ from those on rank 0 {when}. Something '
-            'that depends on the rank touched weights or gradients: a hook, an unseeded initialisation, or another '
-            'version of a library on that machine'
-        )
+    sums = torch.stack([checksum(x) for _, x in copies])
+    ends = torch.stack([sums, ~sums])  # the largest of the second row is the inverse of the smallest of the first
+    all_reduce(ends, 'max')
+    if torch.equal(ends[0], ~ends[1]):
+        return
+    everyone = torch.stack(all_gather(sums))
+    differs = everyone != everyone[0]
+    ranks = differs.any(dim=1).nonzero().flatten().tolist()
+    numbers = differs.any(dim=0).nonzero().flatten().tolist()
+    raise RunStopped(
+        f'the weights on rank(s) {ranks} differ from those on rank 0 {when}: {len(numbers)} of {len(copies)} tensors, '
+        f'the first is {copies[numbers[0]][0]}. Something that depends on the rank touched weights or gradients: '
+        'a hook, an unseeded initialisation, another version of a library or another copy of the model on that machine'
+    )
+
+
+class EqualWeights:
+    """Compares the weights of the ranks: all of them after the first iteration, then the trained ones now and then.
+
+    Args:
+        every: iterations between two comparisons; 0 for the first alone.
+
+    Raises:
+        ConfigError: ``every`` is negative.
+    """
+
+    def __init__(self, every: int) -> None:
+        if every < 0:
+            raise ConfigError(f'train_cfg.compare_weights_every must be at least 0, got {every}')
+        self.every = every
+        self._compared = False
+
+    def __call__(self, module: nn.Module, iteration: int) -> None:
+        """Compare where it is time to.
+
+        Raises:
+            RunStopped: some rank has other weights than rank 0.
+        """
+        if self._compared and not (self.every and iteration % self.every == 0):
+            return
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad or not self._compared]
+        check_equal_weights(named, when=f'after iteration {iteration}')
+        self._compared = True

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from vipo.engine.checkpoint import load_tensors_only
+from vipo.engine.checkpoint import load_tensors_only, locate
 from vipo.engine.config import read_config
 from vipo.engine.policy import Policy
+from vipo.engine.verify import require_whole
 from vipo.generators.base import Generator
 from vipo.registry import GENERATORS, ConfigError
 
@@ -37,6 +38,8 @@ def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: 
     Raises:
         ConfigError: the checkpoint is missing or damaged, or belongs to another config.
     """
+    if checkpoint is not None:
+        require_whole(locate(str(checkpoint)))
     generator = GENERATORS.build(cfg.generator, at='generator')
     if checkpoint is None:
         return generator

@@ -6,34 +6,40 @@ import logging
 import os
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import init_dist, is_distributed, is_main_process
+from mmengine.dist import get_rank, get_world_size, init_dist, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed
 
 from vipo.datasets.prompts import collate_prompts
-from vipo.engine.checkpoint import check_start, resume_point
 from vipo.engine.clock import PhaseClock
 from vipo.engine.components import Components, build_components, build_strategy, count_parameters
 from vipo.engine.network import choose_interface
 from vipo.engine.quiet import StaleNotices, quiet_third_parties
+from vipo.engine.ranks import describe_processes
 from vipo.engine.sections import check_sections
+from vipo.engine.start import check_start, resume_point
+from vipo.engine.watchdog import current_watchdog, start_watchdog
 from vipo.registry import ConfigError
+
+#: Seconds that a rank waits for another one where ``env_cfg.dist_cfg.timeout`` does not say.
+_TIMEOUT = 1800.0
 
 
 class PolicyRunner(Runner):
     """MMEngine's runner, with the components of the run and its clock beside the model."""
 
-    def __init__(self, components: Components, **options: Any) -> None:
+    def __init__(self, components: Components, clock: PhaseClock, **options: Any) -> None:
         self.components = components
-        self.clock = PhaseClock(enabled=is_main_process())
+        self.clock = clock
         super().__init__(model=components.policy, **options)
         _console_level(self.logger, logging.INFO)
 
@@ -86,6 +92,9 @@ def build_runner(cfg: Config) -> PolicyRunner:
         ConfigError: the config is wrong; raised before the first weights are loaded wherever that can be known.
     """
     _init_distributed(cfg)
+    clock = PhaseClock(enabled=is_main_process())
+    if (watchdog := current_watchdog()) is not None:
+        watchdog.clock = clock
     init_default_scope('vipo')
     quiet_third_parties()
     check_sections(cfg)
@@ -102,12 +111,13 @@ def build_runner(cfg: Config) -> PolicyRunner:
     dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
         components,
+        clock,
         work_dir=cfg.work_dir,
         train_dataloader=dataloader,
         train_cfg=cfg.train_cfg,
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.get('param_scheduler'),
-        default_hooks=cfg.get('default_hooks'),
+        default_hooks=_hooks(cfg),
         custom_hooks=cfg.get('custom_hooks'),
         visualizer=cfg.get('visualizer'),
         log_processor=cfg.get('log_processor', {'type': 'PolicyLogProcessor', 'by_epoch': False}),
@@ -126,6 +136,12 @@ def build_runner(cfg: Config) -> PolicyRunner:
     return runner
 
 
+def _hooks(cfg: Config) -> dict[str, Any]:
+    """The section ``default_hooks``; of what is None, MMEngine wants to hear only where the hook is its own."""
+    own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+    return {k: v for k, v in (cfg.get('default_hooks') or {}).items() if v is not None or k in own}
+
+
 def _init_distributed(cfg: Config) -> None:
     """Start the process group; on a machine without a GPU with gloo, before MMEngine would ask for CUDA."""
     launcher = cfg.get('launcher', 'none')
@@ -134,19 +150,25 @@ def _init_distributed(cfg: Config) -> None:
     if launcher == 'slurm':
         _slurm_environment()
     choose_interface()
+    options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {'backend': 'nccl'})
+    timeout = options.get('timeout', _TIMEOUT)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ConfigError(f'env_cfg.dist_cfg.timeout is a positive number of seconds, got {timeout!r}')
+    # The watchdog speaks first; the process group, which cannot say who is missing, comes after it.
+    patience = timeout + 10
     if torch.cuda.is_available():
-        options = dict((cfg.get('env_cfg') or {}).get('dist_cfg', {'backend': 'nccl'}))
         if backend := build_strategy(cfg).backend:
             options['backend'] = backend
-        init_dist(launcher, **options)
-        return
-    missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
-    if missing:
-        raise ConfigError(
-            f'--launcher {launcher} needs the environment variables {missing}; '
-            'start through tools/dist_train.sh CONFIG GPUS'
-        )
-    distributed.init_process_group('gloo')
+        init_dist(launcher, **{**options, 'timeout': patience})
+    else:
+        missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
+        if missing:
+            raise ConfigError(
+                f'--launcher {launcher} needs the environment variables {missing}; '
+                'start through tools/dist_train.sh CONFIG GPUS'
+            )
+        distributed.init_process_group('gloo', timeout=timedelta(seconds=patience))
+    start_watchdog(get_rank(), get_world_size(), timeout)
 
 
 def _slurm_environment() -> None:
@@ -171,8 +193,12 @@ def _set_wrapper(cfg: Config, components: Components) -> None:
         cfg.model_wrapper_cfg = {**options, **(cfg.get('model_wrapper_cfg') or {})}
 
 
-def describe(runner: PolicyRunner) -> str:
-    """What is about to run, in a few lines."""
+def describe(runner: PolicyRunner, verbose_ranks: bool = False) -> str:
+    """What is about to run, in a few lines; every rank has to call it.
+
+    Args:
+        verbose_ranks: with a line per process.
+    """
     c = runner.components
     trainable, total = count_parameters(c.policy)
     inside = [getattr(c.structurer, part) for part in ('backbone', 'allocator') if hasattr(c.structurer, part)]
@@ -188,6 +214,7 @@ def describe(runner: PolicyRunner) -> str:
             f'  loss        {type(c.loss).__name__}{mode}',
             f'  rollout     {c.rollout.num_steps} steps, {type(c.rollout.kernel).__name__} eta {c.rollout.kernel.eta}',
             f'  batch       {c.batch.describe()}',
+            *(f'  {line}' for line in describe_processes(runner, verbose_ranks)),
             *([f'  weights     {weights}'] if c.strategy.shards else []),
             f'  work dir    {runner.work_dir}',
         ]

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch.nn.utils import clip_grad_norm_
 
 from vipo.engine.ema import TrainableEMA
+from vipo.engine.hooks.held_out import HeldOutHook
 from vipo.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -60,11 +61,15 @@ def check_sections(cfg: Config) -> None:
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate([schedulers] if isinstance(schedulers, Mapping) else schedulers):
         _check(scheduler, PARAM_SCHEDULERS, f'param_scheduler.{i}', 'optimizer')
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        if hook is not None:
-            _check(hook, HOOKS, f'default_hooks.{name}')
-    for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        _check(hook, HOOKS, f'custom_hooks.{i}')
+    hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
+    hooks |= {f'custom_hooks.{i}': hook for i, hook in enumerate(cfg.get('custom_hooks') or [])}
+    for where, hook in hooks.items():
+        if hook is None and where.startswith('default_hooks'):
+            continue
+        _check(hook, HOOKS, where)
+        target = HOOKS.get(hook['type']) if isinstance(hook, Mapping) and isinstance(hook.get('type'), str) else None
+        if inspect.isclass(target) and issubclass(target, HeldOutHook):
+            target.check(cfg, hook, where)
     if cfg.get('visualizer'):
         _check(cfg.visualizer, VISUALIZERS, 'visualizer', 'name', 'save_dir')
         for i, backend in enumerate(cfg.visualizer.get('vis_backends') or []):

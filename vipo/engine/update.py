@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from mmengine.dist import all_gather_object
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from vipo.diffusion.rollout import Trajectory, replay
 from vipo.engine.batch import Samples
 from vipo.engine.clock import PhaseClock
+from vipo.engine.finite import find_not_finite, stop_for
+from vipo.engine.parallel import gather
 from vipo.engine.scoring import RunStopped
-from vipo.engine.sharding import is_sharded, local
 from vipo.losses.kl import KLInput
 
 if TYPE_CHECKING:
@@ -28,15 +29,24 @@ def update(
     samples: Samples,
     components: Components,
     clock: PhaseClock,
+    *,
     tolerance: float,
+    iteration: int,
+    folder: Path,
 ) -> dict[str, float]:
     """All optimiser steps of one rollout; the backward pass runs per trained step, so no graph outlives a step.
 
     Before the first optimiser step the policy is still the one that sampled, so every ratio must be 1: anything else
     means that rollout and replay do not compute the same thing, and a clipped objective would train on the difference.
 
+    Args:
+        tolerance: bound on max |ratio - 1| before the first optimiser step.
+        iteration: counted from 1.
+        folder: where a batch is written whose loss or gradient is not finite.
+
     Raises:
-        RunStopped: the first ratios differ from 1 by more than ``tolerance``, or a gradient is not finite.
+        RunStopped: on all ranks, if on any of them the first ratios differ from 1 by more than ``tolerance``, or a loss
+            or a gradient is not finite. The weights then are those before the optimiser step.
     """
     batch = components.batch
     old = samples.trajectory.log_prob
@@ -48,6 +58,7 @@ def update(
     first_deviation = 0.0
     with clock.phase('update', batch.samples * len(steps)):
         for number, pieces in enumerate(batch.updates(batch.replay_size)):
+            losses: list[Tensor] = []
             for piece in pieces:
                 count = piece.stop - piece.start
                 # The mean over all samples of the step; ranks, whose gradients are averaged, may have more or fewer.
@@ -56,14 +67,19 @@ def update(
                     final = piece is pieces[-1] and k == steps[-1]
                     with _synchronised(model, final):
                         loss, logs = _loss(model, samples, components, piece, k, old[k, piece])
+                        losses.append(loss.detach())
+                        clock.mark()
                         optim.backward(loss / parts)
                     records.append(logs)
                     counts.append(count)
                     clock.advance(count)
+            if (found := find_not_finite(model, losses)) is not None:
+                new = _recompute(model, samples, components, clock)
+                micro_steps = [(piece, k) for piece in pieces for k in steps]
+                raise stop_for(found, samples, micro_steps, losses, old, new, iteration, folder)
             if number == 0:
-                first_deviation = max(r['ratio_deviation'].item() for r in records)
+                first_deviation = torch.stack([r['ratio_deviation'] for r in records]).max().item()
                 _check_first_ratio(first_deviation, tolerance)
-            _check_gradients(model)
             optim.step()
             optim.zero_grad()
     names = records[0].keys()
@@ -135,29 +151,19 @@ def _recompute(model: nn.Module, samples: Samples, c: Components, clock: PhaseCl
 
 
 def _check_first_ratio(deviation: float, tolerance: float) -> None:
-    if deviation <= tolerance:
+    """Every rank learns of every other's, so that all of them stop."""
+    everyone = gather(torch.tensor([deviation], dtype=torch.float64)).tolist()
+    bad = {rank: value for rank, value in enumerate(everyone) if not value <= tolerance}
+    if not bad:
         return
+    said = ', '.join(f'{value:.3g}' + f' on rank {rank}' * (len(everyone) > 1) for rank, value in bad.items())
     raise RunStopped(
-        f'before any update max |ratio - 1| is {deviation:.3g}, but the policy that is replayed is the one that '
+        f'before any update max |ratio - 1| is {said}, but the policy that is replayed is the one that '
         f'sampled, so it must be 0 (train_cfg.ratio_tolerance={tolerance:g}). The replay does not compute what the '
         'rollout computed: its batch geometry, dtype or guidance differs, a module is in train mode (dropout), or a '
         'hook changed samples.conditioning or samples.trajectory. If the replay needs another micro-batch, set '
         'batch.replay_micro_batch_size, which recomputes the old log-probs.'
     )
-
-
-def _check_gradients(model: nn.Module) -> None:
-    """Stop before a bad gradient reaches the weights; nothing that was saved is touched."""
-    with_gradient = [(n, p) for n, p in model.named_parameters() if p.grad is not None]
-    bad = [n for n, p in with_gradient if not local(p.grad).isfinite().all()]
-    if is_sharded(p for _, p in with_gradient):
-        # Each rank sees its part alone, and one that stopped by itself would leave the others waiting.
-        bad = sorted({name for names in all_gather_object(bad) for name in names})
-    if bad:
-        raise RunStopped(
-            f'{len(bad)} gradients are not finite (such as {bad[0]}); the optimiser step was not taken. Lower the '
-            'learning rate or rollout.kernel.eta, or look at the rewards and maps of this iteration.'
-        )
 
 
 def _synchronised(model: nn.Module, final: bool) -> AbstractContextManager[None]:

@@ -21,7 +21,8 @@ from vipo.registry import HOOKS, ConfigError
 class EvaluationHook(Hook):
     """Samples the held-out prompts with the averaged weights and scores them with every reward.
 
-    Results go to ``evaluations/iter_*.npz`` in the work dir, means to the log as ``eval/<reward>``.
+    Results go to ``evaluations/iter_*.npz`` in the work dir, means to the log as ``eval/<reward>``. Hooks may implement
+    ``after_evaluation``, called on every rank with ``done=`` and the means as ``scores=``, reward name -> float.
 
     Args:
         interval: iterations between evaluations; 0 for before and after alone.
@@ -92,9 +93,9 @@ class EvaluationHook(Hook):
             )
         runner.clock.clear()
         result.setup = setup_of(runner.cfg)
+        means = result.means()
         if is_main_process():
             result.save(path_of(runner, done))
-            means = result.means()
             runner.visualizer.add_scalars({f'eval/{k}': v for k, v in means.items()}, step=done)
             # The parts of a score are in the visualizer, in summary.json and in the file.
             total = len(result.prompts)
@@ -105,6 +106,7 @@ class EvaluationHook(Hook):
                 for name in c.judges
             )
             runner.logger.info(f'evaluation after {done} iterations on {total} held-out prompts: {text}')
+        runner.call_hook('after_evaluation', done=done, scores=means)
         return result
 
 

@@ -61,7 +61,7 @@ class ReportHook(Hook):
         if not is_main_process():
             return
         found = {number_of(p): Evaluation.load(p) for p in evaluations(runner)}
-        before, after = found.get(0), found.get(runner.max_iters)
+        before, after = found.get(0), found.get(runner.iter)
         folder = Path(runner.work_dir)
         summary = self._summary(runner, before, after)
         (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
@@ -91,7 +91,7 @@ class ReportHook(Hook):
                 summary['held_out_prompts'] = len(evaluation.prompts)
         return {
             **summary,
-            'iterations': runner.max_iters,
+            'iterations': runner.iter,
             'wall_seconds': self._wall(),
             'seed': runner.seed,
         }

@@ -61,9 +61,8 @@ class FSDP2(Strategy):
                     "nn.ModuleList of them; strategy=dict(type='DDP') takes any network"
                 )
         # Parts of different weights would make a network that nobody trained.
-        check_equal_weights(
-            (p for network in networks for p in network.parameters()), 'the weights', 'before they are divided'
-        )
+        named = (pair for network in networks for pair in network.named_parameters())
+        check_equal_weights(named, when='before they are divided')
         device = current_device()
         mesh = init_device_mesh(device.type, (get_world_size(),))
         offload = CPUOffloadPolicy(pin_memory=device.type != 'cpu') if self.cpu_offload else OffloadPolicy()

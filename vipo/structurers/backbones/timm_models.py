@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import torch.nn.functional as F
@@ -282,6 +283,17 @@ def _load(name: str, options: dict[str, Any], pretrained: bool, checkpoint: str 
     path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise ValueError(f'backbone.checkpoint: {checkpoint!r} is no file on this machine')
+    try:
+        if path.suffix != '.safetensors':
+            # Versions of timm before 1.0.26 would run code that a pickle holds.
+            torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:
+        # The first sentence: torch goes on to advise how to run the code.
+        said = str(error).partition('. ')[0]
+        raise ValueError(
+            f'backbone.checkpoint: {path} cannot be read ({type(error).__name__}: {said}). It is damaged, or it holds '
+            'more than tensors and plain values, which is never executed here'
+        ) from error
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(path)}, **options)
     except Exception as error:

@@ -65,7 +65,7 @@ class TransformerBackbone(Backbone):
         from transformers import AutoConfig
 
         place = resolve(pretrained)
-        self.kind = AutoConfig.from_pretrained(place).model_type
+        self.kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
         if self.kind not in self.kinds:
             name = type(self).__name__
             raise ValueError(f'{name} needs a {self.family} checkpoint, {pretrained!r} is of type {self.kind!r}')
