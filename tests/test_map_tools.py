@@ -62,7 +62,7 @@ def test_clips_become_clips_and_strips(tmp_path, capsys):
     assert show_map([TINY, flow, '--videos', str(tmp_path / 'clip.mp4'), '--out', str(out)]) == 0
     # 9 of 11 frames fit a stride of 4; the clip stands beside what two maps leave of it
     assert read_clip(out / '0000.mp4', range(9)).shape == (9, 64, 240, 3)
-    assert Image.open(out / '0000_strip.png').size == (8 * 80, 3 * 64)
+    assert Image.open(out / '0000_strip.png').size == (8 * 80, 3 * (64 + 14))
 
 
 def test_mistakes_are_explained(scene, tmp_path, capsys):

@@ -3,63 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from sklearn.decomposition import PCA
 
 from vipo.structurers.functional import (
     align_in_time,
     entropy,
     gaussian_blur,
     minmax,
-    principal_components,
     resize_to_grid,
 )
-
-
-@pytest.mark.parametrize('shape', [(40, 12), (20, 20), (12, 40)], ids=['D<N', 'D=N', 'D>N'])
-@pytest.mark.parametrize('count', [1, 3])
-def test_principal_components_are_sklearns(normal, shape, count):
-    tokens = normal(2, 3, *shape) * torch.linspace(0.5, 3, shape[1]) + 5
-    projected, axes, ratio = principal_components(tokens, count)
-    assert (projected.shape, axes.shape, ratio.shape) == (
-        (2, 3, shape[0], count),
-        (2, 3, count, shape[1]),
-        (2, 3, count),
-    )
-    for i in np.ndindex(2, 3):
-        item = tokens[i].double().numpy()
-        pca = PCA(count, svd_solver='full').fit(item)
-        np.testing.assert_allclose(axes[i].numpy(), pca.components_, atol=1e-4)
-        np.testing.assert_allclose(projected[i].numpy(), pca.transform(item), atol=1e-3)
-        np.testing.assert_allclose(ratio[i].numpy(), pca.explained_variance_ratio_, atol=1e-5)
-
-
-def test_explained_variance_by_hand():
-    tokens = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    projected, axes, ratio = principal_components(tokens, 2)
-    torch.testing.assert_close(ratio, torch.tensor([0.9, 0.1]))
-    torch.testing.assert_close(axes, torch.eye(2))
-    torch.testing.assert_close(projected, tokens)
-
-
-def test_largest_axis_entry_is_positive(normal):
-    tokens = normal(5, 30, 8)
-    for x in (tokens, -tokens):
-        axes = principal_components(x, 3)[1]
-        assert (axes.gather(-1, axes.abs().argmax(-1, keepdim=True)) > 0).all()
-
-
-@pytest.mark.parametrize('shape', [(16, 4), (4, 16)])
-def test_constant_tokens_explain_nothing(shape):
-    projected, _, ratio = principal_components(torch.full((2, *shape), 0.3), 3)
-    assert not ratio.any()
-    assert projected.abs().max() < 1e-7
-
-
-@pytest.mark.parametrize('count', [0, 5])
-def test_too_many_components(count):
-    with pytest.raises(ValueError, match='principal components of 4 patches with 9 features'):
-        principal_components(torch.zeros(4, 9), count)
 
 
 @pytest.mark.parametrize('size', [(16, 16), (7, 12), (3, 2), (1, 5), (1, 1)])
@@ -100,6 +53,23 @@ def test_resize_by_hand():
     torch.testing.assert_close(up, torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]))
     assert resize_to_grid(ramp, 4, 4) is ramp
     assert resize_to_grid(ramp, 2, 3).shape == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize('target', [(17, 30), (30, 52), (9, 100), (1, 1), (34, 15)], ids=str)
+def test_resize_is_torchs_with_antialias(normal, target):
+    maps = normal(2, 3, 17, 30)
+    theirs = F.interpolate(maps, size=target, mode='bilinear', antialias=True, align_corners=False)
+    torch.testing.assert_close(resize_to_grid(maps, *target), theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('target', [(8, 8), (14, 12), (4, 4)], ids=str)
+def test_resize_of_positions_that_are_off(target):
+    """A ramp says where it was read: positions that lie 0.3 cells to the left have the values of those places."""
+    ramp = torch.arange(8) + 0.5 - 0.3
+    found = resize_to_grid((ramp[:, None] * 10 + ramp).expand(1, 1, 8, 8), *target, offset=-0.3)[0, 0]
+    rows, columns = ((torch.arange(n) + 0.5) * 8 / n for n in target)
+    wanted = rows[:, None] * 10 + columns
+    torch.testing.assert_close(found[1:-1, 1:-1], wanted[1:-1, 1:-1], atol=1e-4, rtol=0)
 
 
 def test_shrinking_loses_no_patch():

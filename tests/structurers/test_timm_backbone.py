@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms import InterpolationMode, Normalize, Resize
 
 from vipo.registry import BACKBONES, ConfigError
-from vipo.structurers import PCAAllocator, PerceptualStructurer
-from vipo.structurers.backbones import TimmBackbone
+from vipo.structurers import FeatureNormAllocator, PCAAllocator, PerceptualStructurer
+from vipo.structurers.backbones import Backbone, Features, TimmBackbone
 from vipo.structurers.backbones.timm_models import joined
 from vipo.structurers.backbones.twins import randomise
 
@@ -130,13 +130,10 @@ def test_interior_of_a_convolutional_network_moves_with_the_picture(name, stage,
     assert (right - left).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(('name', 'stage'), [('resnet', 4), ('resnet', 3), ('convnext', 3), ('sam2', 2), ('sam', -1)])
+@pytest.mark.parametrize(('name', 'stage'), [('resnet', 4), ('resnet', 3), ('convnext', 3), ('sam2', 0), ('sam', -1)])
 @torch.no_grad()
 def test_where_a_position_looks(name, stage, build):
-    """The centre of the gradient of one position, against the cell that the position stands for.
-
-    In the middle of it, or, of strided convolutions, between there and its first pixel.
-    """
+    """The centre of the gradient of one position, against where the backbone says it is."""
     multiple = MODELS[name][2]
     backbone = build(name, stages=stage)
     stride = backbone.strides[0]
@@ -153,30 +150,91 @@ def test_where_a_position_looks(name, stage, build):
     places = torch.arange(side) + 0.5
     centre = [float((weight.sum(1 - axis) * places).sum() / weight.sum()) for axis in (0, 1)]
     for found, position in zip(centre, (row, column), strict=True):
-        middle = (position + 0.5) * stride
-        first = position * stride if name in ('resnet', 'sam2') else middle
-        assert first - 0.35 * stride < found < middle + 0.35 * stride
+        said = (position + 0.5 + backbone.offsets[0]) * stride
+        assert said - 0.35 * stride < found < said + 0.35 * stride
 
 
-def test_resnet_sees_half_a_stride_up_and_to_the_left():
-    """Every stride comes with padding on both sides, so position i is centred on pixel 32 i, 16 off the middle."""
-    small = {'layers': (1, 1, 1, 1), 'channels': (2, 2, 2, 2)}
-    backbone = TimmBackbone('resnet18', stages=4, pretrained=False, model_args=small)
-    with torch.no_grad():
-        for name, parameter in backbone.model.named_parameters():
-            parameter.fill_(1 / parameter[0].numel() if parameter.ndim == 4 else float(name.endswith('weight')))
-        for name, buffer in backbone.model.named_buffers():
-            buffer.fill_(float(name.endswith('running_var')))
+@pytest.mark.parametrize(
+    ('name', 'pixels'),
+    [
+        # 7 at stride 2 padded by 3 looks at pixels 0, 2, 4, ..., half a pixel before the middle; so do all that follow
+        ('resnet', [-0.5, -1.5, -3.5, -7.5, -15.5]),
+        ('convnext', [0, 0, 0, 0]),
+        ('sam', [0, 0, 0]),
+        # 7 at stride 4 padded by 3 alone; then the largest of two by two
+        ('sam2', [-1.5, -1.5, -1.5, -1.5]),
+        ('vit', [0, 0]),
+        ('swin', [0, 0]),
+    ],
+)
+def test_how_far_off_positions_are_by_hand(name, pixels, build):
+    strides = MODELS[name][3]
+    backbone = build(name, stages=list(range(len(strides))))
+    assert [o * s for o, s in zip(backbone.offsets, strides, strict=True)] == pixels
+
+
+@torch.no_grad()
+def even(model, stage):
+    """A network of equal positive kernels: where its positions look is not hidden behind what they look for."""
+    backbone = TimmBackbone(model, stages=stage, pretrained=False)
+    for name, parameter in backbone.model.named_parameters():
+        parameter.fill_(1 / parameter[0].numel() if parameter.ndim == 4 else float(name.endswith('weight')))
+    for name, buffer in backbone.model.named_buffers():
+        buffer.fill_(float(name.endswith('running_var')))
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ('model', 'pixels', 'within'),
+    # the two EfficientNets differ in their padding alone; they see beyond the border of the picture
+    [('resnet18', -15.5, 0.5), ('efficientnet_b0', -15.5, 2), ('tf_efficientnet_b0', 15.5, 2)],
+)
+def test_how_far_off_positions_are_by_the_gradient(model, pixels, within):
+    backbone = even(model, 4)
+    assert backbone.offsets[0] * 32 == pytest.approx(pixels)
     x = torch.rand(1, 3, 448, 448).requires_grad_()
     (influence,) = torch.autograd.grad(backbone._run(x, norm=False)[0][0, :, 7, 7].sum(), x)
     weight = influence[0].sum(0).double()
     centre = (weight.sum(1) * (torch.arange(448) + 0.5)).sum() / weight.sum()
-    assert centre.item() == pytest.approx(32 * 7 + 0.5, abs=0.5)
+    assert centre.item() == pytest.approx(7.5 * 32 + pixels, abs=within)
+
+
+class Against(Backbone):
+    """How features differ from those of a plain picture."""
+
+    def __init__(self, backbone):
+        self.backbone = backbone
+
+    def __call__(self, pixels):
+        found, plain = self.backbone(pixels), self.backbone(torch.full_like(pixels, 0.5))
+        return Features(found.map - plain.map, offset=found.offset)
+
+
+@pytest.mark.parametrize('stage', [2, 3])
+def test_map_of_a_blob_is_where_the_blob_is(stage):
+    """In the middle of the picture, and moved by one stride: in cells of the latent grid, of 8 pixels each."""
+    backbone = Against(even('resnet18', stage))
+    stride = backbone.backbone.strides[0]
+    places, cells = torch.arange(320) + 0.5, torch.arange(40) - 19.5
+    structurer = PerceptualStructurer(backbone, FeatureNormAllocator(sigma=0.0))
+
+    def middle(shift):
+        along = torch.exp(-((places - 160 - shift) / 12).square())
+        across = torch.exp(-((places - 160) / 12).square())
+        picture = (0.5 + 0.4 * across[:, None] * along).expand(1, 3, 1, 320, 320)
+        maps = structurer(picture, (1, 40, 40))[0, 0, 0]
+        return [float((maps.sum(axis) * cells).sum() / maps.sum()) for axis in (0, 1)]
+
+    assert middle(0) == pytest.approx([0, 0], abs=0.05)
+    assert middle(stride) == pytest.approx([stride / 8, 0], abs=0.05)
+    backbone.backbone.offsets = [0.0]
+    off = (stride - 1) / 2 / 8
+    assert middle(0) == pytest.approx([off, off], abs=0.05), 'were positions taken for the middles of their cells'
 
 
 @torch.no_grad()
 def test_several_stages_by_hand(build, checkpoints, pictures):
-    """Unit vectors of strides 4 and 16, at stride 4: the second is bilinear between the centres of its cells."""
+    """Unit vectors of strides 4 and 16, at stride 4: the second is bilinear between the pixels that it looks at."""
     x = pictures(64, 96)
     found = build('resnet', stages=(3, 1))(x).map
     stages = by_hand('resnet', checkpoints['resnet'])(IMAGENET(x))
@@ -184,7 +242,7 @@ def test_several_stages_by_hand(build, checkpoints, pictures):
     assert found.shape == (2, 8 * 4 + 16 * 4, 16, 24)
     torch.testing.assert_close(found[:, :32], fine, atol=1e-5, rtol=1e-4)
     for y, x0 in [(0, 0), (5, 9), (9, 22), (15, 23), (7, 13)]:
-        place_y, place_x = ((n + 0.5) / 4 - 0.5 for n in (y, x0))
+        place_y, place_x = y / 4, x0 / 4  # pixels 4 n of pixels 16 n
         value = 0
         for i in range(4):
             for j in range(6):
@@ -195,13 +253,13 @@ def test_several_stages_by_hand(build, checkpoints, pictures):
 
 def test_stages_weigh_alike_and_one_stage_is_left_alone(normal):
     loud, soft = 1000 * normal(2, 5, 4, 6), 0.001 * normal(2, 3, 2, 3, seed=1)
-    both = joined([loud, soft])
+    both = joined([loud, soft], [0.0, 0.0])
     assert both.shape == (2, 8, 4, 6)
     torch.testing.assert_close(both[:, :5].norm(dim=1), torch.ones(2, 4, 6))
     assert 0.3 < both[:, 5:].norm(dim=1).mean() <= 1
-    assert joined([loud]) is loud
+    assert joined([loud], [0.0]) is loud
     dead = torch.zeros(1, 3, 2, 2)
-    assert torch.equal(joined([dead, dead]), torch.zeros(1, 6, 2, 2))
+    assert torch.equal(joined([dead, dead], [0.0, 0.0]), torch.zeros(1, 6, 2, 2))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from torchvision.transforms import InterpolationMode, Normalize, Resize
 from transformers import VJEPA2Model
 
 from vipo.registry import ConfigError
-from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
+from vipo.structurers import Allocator, FeatureNormAllocator, MotionAllocator, PCAAllocator, PerceptualStructurer
 from vipo.structurers.backbones import VJEPA2Backbone
 from vipo.structurers.backbones.twins import save_twin
 
@@ -24,7 +24,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def backbone(folder):
-    return VJEPA2Backbone(folder)
+    """As the library has it: nothing taken off."""
+    return VJEPA2Backbone(folder, steady=False)
 
 
 @pytest.fixture(scope='module')
@@ -119,13 +120,34 @@ def test_patches_move_with_the_clip(blind, clips):
 
 
 @pytest.mark.parametrize('frames', [5, 53])
-def test_still_clip_gives_a_still_map(blind, clips, frames):
-    """All that differs between the frames of a still clip is their position; the alignment adds nothing."""
+@pytest.mark.parametrize(
+    'allocator', [PCAAllocator(), FeatureNormAllocator(), MotionAllocator()], ids=lambda a: type(a).__name__
+)
+def test_still_clip_gives_a_still_map(folder, backbone, blind, clips, frames, allocator):
+    """With position embeddings and without; what the encoder itself makes of a still clip flickers."""
     x = clips(1, 32, 48).expand(-1, -1, frames, -1, -1)
-    structurer = PerceptualStructurer(blind, PCAAllocator())
-    maps = structurer(x, ((frames - 1) // 4 + 1, 4, 6))
-    torch.testing.assert_close(maps, maps[:, :, :1].expand_as(maps), atol=1e-3, rtol=1e-3)
-    assert maps.std() > 0.1
+    grid = (frames - 1) // 4 + 1, 4, 6
+
+    def flicker(backbone):
+        maps = PerceptualStructurer(backbone, allocator)(x, grid)
+        assert maps.std() > 0.1 or isinstance(allocator, MotionAllocator)
+        return (maps - maps[:, :, :1]).abs().max()
+
+    steady = flicker(VJEPA2Backbone(folder))
+    assert max(steady, flicker(blind)) < 1e-3
+    assert flicker(backbone) > 10 * steady
+
+
+@torch.no_grad()
+def test_what_is_taken_off_is_what_time_alone_does(folder, backbone, clips):
+    """By hand: the mean frame standing still; what a clip shows stays."""
+    x = clips(6, 32, 48)
+    still = backbone(x.mean(2, keepdim=True).expand_as(x)).map
+    wanted = backbone(x).map - (still - still.mean(1, keepdim=True))
+    found = VJEPA2Backbone(folder)(x).map
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert (found - found.mean(1, keepdim=True)).norm() > 0.5 * (backbone(x).map - backbone(x).map.mean(1, True)).norm()
+    assert torch.equal(VJEPA2Backbone(folder)(x[:, :, :1]).map, backbone(x[:, :, :1]).map), 'one feature frame'
 
 
 def test_feature_frames_lie_within_latent_frames(backbone, clips):
@@ -180,7 +202,7 @@ def test_options(folder, backbone, clips):
     x = clips(4, 64, 96)
     assert VJEPA2Backbone(folder, max_tokens=6)(x).map.shape == (2, 2, 24, 2, 3)
     assert VJEPA2Backbone(folder, input_size=32)(x).map.shape == (2, 2, 24, 2, 3)
-    half = VJEPA2Backbone(folder, dtype='bfloat16')
+    half = VJEPA2Backbone(folder, steady=False, dtype='bfloat16')
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in half.model.parameters())
     exact, found = backbone(x).map, half(x).map
@@ -189,7 +211,9 @@ def test_options(folder, backbone, clips):
     encoder = VJEPA2Model.from_pretrained(folder).eval().encoder
     first = encoder.layer[0](encoder.embeddings(prepared(x[..., :64])), None)[0]
     wanted = in_time_and_space(encoder.layernorm(first), 2, 4, 4)
-    torch.testing.assert_close(VJEPA2Backbone(folder, layer=0)(x[..., :64]).map, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        VJEPA2Backbone(folder, layer=0, steady=False)(x[..., :64]).map, wanted, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_features_that_are_not_finite_name_the_backbone(folder, clips):

@@ -7,6 +7,9 @@ The straightforward one is what one writes first: PIL resizes each frame, the ba
 scikit-learn finds the principal components, SciPy smooths, PIL resizes the map. Both use the same backbone, of
 DINOv2-small's size with random weights, and the same recipe and signs; how near the maps are is printed beside the
 times. They take turns, and the median of the repetitions counts.
+
+Peaks are of what is held at once beside weights and pixels: on a GPU as its allocator counts, elsewhere the results of
+operations.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from vipo.structurers.backbones import DINOv2Backbone
 
+#: Width and depth of facebook/dinov2-small and so on.
+_SIZES = {'small': (384, 12), 'base': (768, 12), 'large': (1024, 24)}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -37,13 +42,13 @@ def plain_features(model: torch.nn.Module, clip: Tensor) -> list[Any]:
 
     patch, found = model.config.patch_size, []
     for frame in clip.unbind(1):
-        picture = Image.fromarray((frame.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+        picture = Image.fromarray((frame.permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8))
         size = tuple(max(1, round(side / patch)) * patch for side in picture.size)
         array = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
         array = (array - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
         with torch.no_grad():
-            output = model(pixel_values=torch.from_numpy(array).permute(2, 0, 1)[None])
-        found.append(output.last_hidden_state[0, 1:].numpy().reshape(size[1] // patch, size[0] // patch, -1))
+            output = model(pixel_values=torch.from_numpy(array).permute(2, 0, 1)[None].to(model.device))
+        found.append(output.last_hidden_state[0, 1:].cpu().numpy().reshape(size[1] // patch, size[0] // patch, -1))
     return found
 
 
@@ -77,13 +82,19 @@ def plain_map(features: list[Any], grid: tuple[int, int, int], components: int =
     return np.stack([maps[0], *later])
 
 
-def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int) -> dict[str, float]:
-    """Seconds of both, with and without the backbone, and how the maps compare."""
+def benchmark(
+    backbone: DINOv2Backbone, half: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int
+) -> dict[str, float]:
+    """Seconds of both, with and without the backbone, and how the maps compare.
+
+    Args:
+        half: the same backbone in bfloat16.
+    """
     import torch
 
-    from vipo.engine.measure import PeakMemory
     from vipo.structurers import PCAAllocator, PerceptualStructurer
     from vipo.structurers.backbones import Backbone, Features
+    from vipo.structurers.functional import latent_frames
 
     class Ready(Backbone):
         """Features that are there already, of as many pictures as are asked for."""
@@ -100,7 +111,12 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
     sparse = PerceptualStructurer(backbone, allocator, frames='latent', **options)
     stills = pixels.transpose(1, 2).flatten(0, 1)
     ready = torch.cat([backbone(part).map for part in stills.split(8)])
-    from_features = PerceptualStructurer(Ready(ready), allocator, **{**options, 'frames_per_batch': len(ready)})
+    at_once = {**options, 'frames_per_batch': len(ready)}
+    from_features = PerceptualStructurer(Ready(ready), allocator, **at_once)
+    chosen = ready.unflatten(0, (len(pixels), -1))[:, latent_frames(pixels.shape[2], grid[0])].flatten(0, 1)
+    from_few = PerceptualStructurer(Ready(chosen), allocator, frames='latent', **at_once)
+    narrow = PerceptualStructurer(half, allocator, **options)
+    both = PerceptualStructurer(half, allocator, frames='latent', **options)
     lists = [plain_features(backbone.model, clip) for clip in pixels]
 
     def plain() -> list[Any]:
@@ -109,31 +125,60 @@ def benchmark(backbone: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, in
     works: dict[str, Callable[[], Any]] = {
         'plain, map alone': lambda: [plain_map(features, grid) for features in lists],
         'ours, map alone': lambda: from_features(pixels, grid),
+        'ours, map alone, one frame per latent frame': lambda: from_few(pixels, grid),
         'plain': plain,
         'ours': lambda: whole(pixels, grid),
+        'ours, bfloat16': lambda: narrow(pixels, grid),
         'ours, one frame per latent frame': lambda: sparse(pixels, grid),
+        'ours, bfloat16, one frame per latent frame': lambda: both(pixels, grid),
     }
     took: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
         for name, work in works.items():
+            time.sleep(0.2)  # threads of the one before, which wait for more to do, go to sleep
             began = time.perf_counter()
             work()
+            if pixels.is_cuda:
+                torch.cuda.synchronize()
             if round_:  # the first one warms up
                 took[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(values) for name, values in took.items()}
-    theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None]
+    theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None].to(pixels)
     ours, few = whole(pixels, grid), sparse(pixels, grid)
-    with PeakMemory() as memory:
-        whole(pixels, grid)
     return {
         **{f'{name}, s': value for name, value in seconds.items()},
         'map alone, times faster': seconds['plain, map alone'] / seconds['ours, map alone'],
+        'map alone, one frame per latent frame, times faster': seconds['plain, map alone']
+        / seconds['ours, map alone, one frame per latent frame'],
         'with backbone, times faster': seconds['plain'] / seconds['ours'],
+        'with backbone, bfloat16, times faster': seconds['plain'] / seconds['ours, bfloat16'],
         'one frame per latent frame, times faster': seconds['plain'] / seconds['ours, one frame per latent frame'],
+        'bfloat16, one frame per latent frame, times faster': seconds['plain']
+        / seconds['ours, bfloat16, one frame per latent frame'],
         'correlation with the plain map': _correlation(ours, theirs),
+        'correlation of bfloat16 with float32': _correlation(narrow(pixels, grid), ours),
         'correlation of few frames with all': _correlation(few, ours),
-        'peak, MiB': memory.peak / 2**20,
+        'correlation of few frames in bfloat16 with all': _correlation(both(pixels, grid), ours),
+        'features, MiB': ready.nbytes / 2**20,
+        'map alone, peak beside the features, MiB': _peak(works['ours, map alone'], pixels.device) / 2**20,
+        'with backbone, peak, MiB': _peak(works['ours'], pixels.device) / 2**20,
     }
+
+
+def _peak(work: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes held at once by what a piece of work makes."""
+    import torch
+
+    from vipo.engine.measure import PeakMemory
+
+    if device.type == 'cuda':
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with PeakMemory() as memory:
+        work()
+    return memory.peak
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
@@ -173,10 +218,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--height', type=int, default=240)
     parser.add_argument('--width', type=int, default=416)
     parser.add_argument('--stride', type=int, nargs=2, default=(4, 8), help='of the autoencoder, in time and space')
-    parser.add_argument('--backbone', help='a DINOv2 checkpoint in place of random weights of the size of DINOv2-small')
+    parser.add_argument('--backbone', help='a DINOv2 checkpoint in place of random weights')
+    parser.add_argument('--size', choices=_SIZES, default='small', help='of a DINOv2 with random weights')
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
+
+    import torch
 
     from vipo.engine.quiet import quiet_third_parties
     from vipo.structurers.backbones import DINOv2Backbone
@@ -186,22 +235,31 @@ def main(argv: list[str]) -> None:
     if (args.frames - 1) % time_stride or args.height % stride or args.width % stride:
         parser.error('the clip does not fit the autoencoder: frames = k * stride + 1, sides multiples of the stride')
     grid = (args.frames - 1) // time_stride + 1, args.height // stride, args.width // stride
-    pixels = scenes(args.samples, args.frames, args.height, args.width)
+    pixels = scenes(args.samples, args.frames, args.height, args.width).to(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        backbone = DINOv2Backbone(args.backbone or _random_small(folder))
-        results = benchmark(backbone, pixels, grid, args.repeats)
-    print(f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}')
+        checkpoint = args.backbone or _random(args.size, folder)
+        backbone, half = (DINOv2Backbone(checkpoint, device=args.device, dtype=d) for d in ('float32', 'bfloat16'))
+        results = benchmark(backbone, half, pixels, grid, args.repeats)
+    threads = torch.get_num_threads()
+    print(
+        f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}, {threads} threads'
+    )
     for name, value in results.items():
-        print(f'  {name:42s} {value:9.3f}')
+        print(f'  {name:52s} {value:9.3f}')
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + '\n')
         print(f'figures in {args.out}')
 
 
-def _random_small(folder: str) -> str:
-    """A DINOv2 of the size of facebook/dinov2-small with random weights."""
+def _random(size: str, folder: str) -> str:
+    """A DINOv2 of a published size with random weights."""
+    import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
+    width, depth = _SIZES[size]
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // 64, image_size=518, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     return folder

@@ -1,128 +1,11 @@
-"""The maths of allocation maps, batched: principal components, smoothing, scaling, alignment in space and time."""
+"""The maths of allocation maps, batched: smoothing, scaling, alignment in space and time."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from vipo.registry import ConfigError
-
-#: Up to this many patches or features an exact decomposition costs next to nothing.
-_SMALL = 64
-
-
-def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """PCA of each item's tokens.
-
-    The sign of a principal axis is arbitrary; here the axis entry of largest magnitude is positive, as in scikit-learn.
-    The axes come from a few products with the tokens where those are shown to suffice, see :func:`_krylov`, and from
-    the exact decomposition elsewhere.
-
-    Args:
-        tokens: ``(..., N, D)``.
-        count: K, at most ``min(N, D)``.
-
-    Returns:
-        Projections ``(..., N, K)``, axes ``(..., K, D)`` and explained variance ratios ``(..., K)``, in descending
-        order of variance. A constant item has ratios of 0.
-
-    Raises:
-        ConfigError: fewer than K components can be had.
-    """
-    n, d = tokens.shape[-2:]
-    if not 1 <= count <= min(n, d):
-        raise ConfigError(f'cannot take {count} principal components of {n} patches with {d} features')
-    x = tokens.float().reshape(-1, n, d).mT  # features before patches, as backbones give them
-    mean = x.mean(-1, keepdim=True)
-    if min(n, d) <= max(_SMALL, 8 * (count + 5)):
-        axes, values, projected = _exact(x, mean, count)
-    else:
-        axes, values, projected, sure = _krylov(x, mean, count)
-        if not sure.all():
-            axes[~sure], values[~sure], projected[~sure] = _exact(x[~sure], mean[~sure], count)
-    largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))
-    sign = torch.where(largest < 0, -1.0, 1.0)
-    axes, projected = axes * sign, (projected * sign).mT
-    total = _total_scatter(x, mean)
-    ratio = torch.where(total > 0, values.clamp(min=0) / total, 0.0).float()
-    lead = tokens.shape[:-2]
-    return projected.reshape(*lead, n, count), axes.reshape(*lead, count, d), ratio.reshape(*lead, count)
-
-
-def _total_scatter(x: Tensor, mean: Tensor) -> Tensor:
-    """``sum |x - mean|^2`` of each ``(M, D, N)``, as ``(M, 1)`` float64."""
-    whole = torch.linalg.vector_norm(x, dim=(1, 2)).double().square()
-    total = whole - x.shape[-1] * mean.double().square().sum((1, 2))
-    lost = total < 1e-2 * whole  # the difference of two large numbers: these once more, the long way
-    if lost.any():
-        total[lost] = x[lost].var(-1, correction=0).double().sum(-1) * x.shape[-1]
-    return total.clamp(min=0)[:, None]
-
-
-def _exact(x: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Axes ``(M, K, D)``, eigenvalues ``(M, K)`` and projections ``(M, K, N)`` of ``(M, D, N)``, by way of float64."""
-    centred = x.double() - mean.double()
-    centred -= centred.mean(-1, keepdim=True)  # what rounding of a large mean has left
-    if x.shape[1] <= x.shape[2]:
-        values, vectors = torch.linalg.eigh(centred @ centred.mT)
-        axes = vectors[..., -count:].flip(-1).mT
-    else:
-        values, vectors = torch.linalg.eigh(centred.mT @ centred)
-        axes = F.normalize((centred @ vectors[..., -count:].flip(-1)).mT, dim=-1)
-    return axes.float(), values[..., -count:].flip(-1), (axes @ centred).float()
-
-
-def _krylov(
-    x: Tensor, mean: Tensor, count: int, steps: int = 5, tolerance: float = 1e-4
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The leading axes from a block Krylov space (Musco and Musco 2015, arXiv 1504.05477), and whether they are sure.
-
-    An axis is off by at most its residual over the distance of its eigenvalue from the nearest other one (Davis and
-    Kahan). Where that is below ``tolerance`` for all axes the item is sure; a spectrum without gaps is not. The space
-    grows until all items are sure or ``steps`` blocks are in it. Vectors are rows, which multiply faster.
-
-    Args:
-        x: ``(M, D, N)`` float32.
-        mean: over N, ``(M, D, 1)``.
-
-    Returns:
-        Axes ``(M, K, D)``, eigenvalues ``(M, K)`` float64, projections ``(M, K, N)`` and ``(M,)`` bool.
-    """
-    start = torch.randn(max(16, count + 5), x.shape[-1], generator=torch.Generator().manual_seed(0)).to(x)
-    last = _orthonormal((start - start.mean(-1, keepdim=True)) @ x.mT)
-    basis, seen, images = last[:, :0], x[:, :0], last[:, :0]
-    for step in range(steps):
-        product = last @ x
-        product = product - product.mean(-1, keepdim=True)  # as if x were centred, which is never stored
-        image = product @ x.mT - product.sum(-1, keepdim=True) * mean.mT  # the scatter times each row
-        basis, images = torch.cat([basis, last], dim=1), torch.cat([images, image], dim=1)
-        seen = torch.cat([seen, product], dim=1)
-        small = (basis @ images.mT).double()
-        values, vectors = torch.linalg.eigh((small + small.mT) / 2)
-        values, rows = values[:, -count - 3 :].flip(-1), vectors[..., -count - 3 :].flip(-1).mT.to(x)
-        axes = rows @ basis
-        residual = rows @ images - axes * values[..., None].to(x)
-        gaps = values[:, :count] - values[:, 1 : count + 1]
-        nearest = torch.minimum(gaps, F.pad(gaps[:, :-1], (1, 0), value=torch.inf))
-        sure = (residual[:, :count].norm(dim=-1).double() <= tolerance * nearest).all(-1)
-        if sure.all() or step == steps - 1:
-            break
-        last = _orthonormal(_without(residual, basis))
-    return axes[:, :count].contiguous(), values[:, :count].contiguous(), (rows @ seen)[:, :count], sure
-
-
-def _without(rows: Tensor, basis: Tensor) -> Tensor:
-    """Rows less their part in the span of orthonormal rows; twice, as once leaves what rounding brings back."""
-    for _ in range(2):
-        rows = rows - (rows @ basis.mT) @ basis
-    return rows
-
-
-def _orthonormal(rows: Tensor) -> Tensor:
-    return torch.linalg.qr(rows.mT).Q.mT
 
 
 def minmax(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -152,11 +35,29 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, source, kernel.expand(size, -1))
 
 
-def resize_to_grid(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialias: ``(B, F, h, w)`` -> ``(B, F, height, width)``."""
-    if maps.shape[-2:] == (height, width):
+def resize_to_grid(maps: Tensor, height: int, width: int, offset: float = 0.0) -> Tensor:
+    """Bilinear with antialias: ``(B, F, h, w)`` -> ``(B, F, height, width)``.
+
+    Args:
+        offset: of the positions, see :class:`vipo.structurers.backbones.Features`.
+    """
+    if maps.shape[-2:] == (height, width) and not offset:
         return maps
-    return F.interpolate(maps, size=(height, width), mode='bilinear', antialias=True, align_corners=False)
+    rows = resize_matrix(maps.shape[-2], height, offset).to(maps)
+    columns = resize_matrix(maps.shape[-1], width, offset).to(maps)
+    return rows @ maps @ columns.mT
+
+
+def resize_matrix(size: int, target: int, offset: float = 0.0, target_offset: float = 0.0) -> Tensor:
+    """Weights ``(target, size)`` of a linear resize with antialias, as PIL's, between positions that may be off.
+
+    Position i of n stands for the place (i + 0.5 + offset) / n of a side. Beyond the outermost places nothing changes.
+    """
+    scale = size / target
+    wanted = (torch.arange(target) + 0.5 + target_offset) * scale - offset
+    distance = (torch.arange(size) + 0.5 - wanted.clamp(0.5, size - 0.5)[:, None]).abs()
+    weights = (1 - distance / max(scale, 1.0)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def align_in_time(maps: Tensor, frames: int) -> Tensor:

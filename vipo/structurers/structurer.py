@@ -34,8 +34,9 @@ class PerceptualStructurer(Structurer):
         frames: of a clip, ``'all'`` or one per latent frame (``'latent'``: the last pixel frame that goes into it),
             which costs a fourth of the backbone's work for a causal autoencoder of stride 4.
         temporal_sigma: of a Gaussian over latent frames; 0 for none.
-        frames_per_batch: most pictures in one forward pass of the backbone; of a backbone that sees whole clips, as
-            many clips as have no more frames, and at least one.
+        frames_per_batch: most pictures, or frames of clips, that are worked on at a time, which bounds the memory. A
+            clip with more frames is worked on alone: its features are there together, but the backbone sees no more
+            than these at once, unless it is one of whole clips.
 
     Attributes:
         counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
@@ -101,33 +102,44 @@ class PerceptualStructurer(Structurer):
             ConfigError: the backbone returned no finite dense features, or the allocator cannot use them.
         """
         check_pixels(pixels)
-        if self.frames == 'latent':
-            pixels = pixels[:, :, latent_frames(pixels.shape[2], grid[0])]
-        features = self.dense(pixels)
+        count = pixels.shape[2]
+        frames = latent_frames(count, grid[0]) if self.frames == 'latent' else list(range(count))
+        together = max(1, self.frames_per_batch // len(frames))
+        maps = torch.cat([self._raw(clips, frames, grid) for clips in pixels.split(together)])
+        maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
+        return normalized(maps.to(pixels.device)[:, None], self.normalize)
+
+    def _raw(self, pixels: Tensor, frames: list[int], grid: tuple[int, int, int]) -> Tensor:
+        """Maps ``(B, F, H, W)`` of F chosen frames."""
+        features = self.dense(pixels if len(frames) == pixels.shape[2] else pixels[:, :, frames])
         maps = self.allocator(features.map, features.cls_attention)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
             maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
-        maps = resize_to_grid(self._fill(maps), *grid[1:])
-        maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
-        return normalized(maps.to(pixels.device)[:, None], self.normalize)
+        return resize_to_grid(self._fill(maps), *grid[1:], features.offset)
 
     def dense(self, pixels: Tensor) -> Features:
         """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
         batch, _, frames, _, _ = pixels.shape
-        if getattr(self.backbone, 'clips', False):
-            given = pixels.split(max(1, self.frames_per_batch // frames))
-        else:
-            given = pixels.transpose(1, 2).flatten(0, 1).split(self.frames_per_batch)
-        parts = [check_features(self.backbone(chunk), chunk, type(self.backbone).__name__) for chunk in given]
-        whole = _joined([p.map for p in parts])
+        name = type(self.backbone).__name__
+        whole = getattr(self.backbone, 'clips', False)
+        given = pixels.split(max(1, self.frames_per_batch // frames)) if whole else self._stills(pixels)
+        parts = [check_features(self.backbone(chunk), chunk, name) for chunk in given]
+        joined = _joined([p.map for p in parts])
         attention = None if parts[0].cls_attention is None else _joined([p.cls_attention for p in parts])
-        for values in (whole, attention):
-            if values is not None and not values.sum().isfinite():  # one pass, nothing is stored
-                raise ConfigError(f'{type(self.backbone).__name__} returned features that are not finite')
-        if given[0].ndim == 5:
-            return Features(whole, attention, parts[0].spans)
+        if whole:
+            return Features(joined, attention, parts[0].spans, parts[0].offset)
         each = (batch, frames)
-        return Features(whole.unflatten(0, each), None if attention is None else attention.unflatten(0, each))
+        attention = None if attention is None else attention.unflatten(0, each)
+        return Features(joined.unflatten(0, each), attention, offset=parts[0].offset)
+
+    def _stills(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Frames ``(N, 3, Y, X)`` in order, ``frames_per_batch`` at a time; no more than these are copied."""
+        batch, _, frames, _, _ = pixels.shape
+        if batch == 1 or frames == 1:  # a view
+            yield from pixels.transpose(1, 2).flatten(0, 1).split(self.frames_per_batch)
+            return
+        for chosen in torch.arange(batch * frames, device=pixels.device).split(self.frames_per_batch):
+            yield pixels[chosen // frames, :, chosen % frames]
 
     def _fill(self, maps: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
@@ -167,4 +179,7 @@ def check_features(features: Features, given: Tensor, name: str) -> Features:
                 f'{name}: the spans {spans} of {features.map.shape[1]} feature frames do not make up the '
                 f'{given.shape[2]} frames of a clip'
             )
+    for values in (features.map, features.cls_attention):
+        if values is not None and not values.sum().isfinite():  # one pass, nothing is stored
+            raise ConfigError(f'{name} returned features that are not finite')
     return features

@@ -15,7 +15,7 @@ from vipo.visualization.canvas import FAINT, Canvas, to_image
 from vipo.visualization.overlay import heat
 from vipo.visualization.samples import write_mp4
 
-_GAP, _HEAD = 10, 40
+_GAP, _HEAD, _LINE = 10, 40, 14
 
 
 def lit(picture: np.ndarray, plane: Tensor, top: float) -> np.ndarray:
@@ -40,7 +40,8 @@ def component_colours(features: Tensor, size: tuple[int, int]) -> np.ndarray:
     Returns:
         ``(3, F, Y, X)`` uint8.
     """
-    from vipo.structurers.functional import minmax, principal_components
+    from vipo.structurers.functional import minmax
+    from vipo.structurers.principal import principal_components
 
     frames, depth, height, width = features.shape
     tokens = features.permute(0, 2, 3, 1).reshape(-1, depth)
@@ -122,7 +123,7 @@ def map_sheet(
 
 
 def map_clip(sample: np.ndarray, maps: Mapping[str, Tensor], stem: Path, fps: float, strip: int = 8) -> list[Path]:
-    """A clip beside what each map leaves of it, as MP4, and some of its frames as a strip.
+    """A clip beside what each map leaves of it, as MP4, and some of its frames as a strip with the maps' names.
 
     Args:
         sample: ``(3, F, Y, X)`` uint8.
@@ -144,10 +145,14 @@ def map_clip(sample: np.ndarray, maps: Mapping[str, Tensor], stem: Path, fps: fl
     even = beside[..., : beside.shape[2] // 2 * 2, : beside.shape[3] // 2 * 2]  # the codec takes no odd sides
     write_mp4(even, stem.with_suffix('.mp4'), round(fps))
     chosen = np.linspace(0, frames - 1, min(strip, frames)).round().astype(int)
-    sheet = np.concatenate([np.concatenate([row[:, f] for f in chosen], axis=2) for row in rows], axis=1)
-    picture = Image.fromarray(np.ascontiguousarray(sheet.transpose(1, 2, 0)))
+    _, _, height, width = sample.shape
+    sheet = Canvas(len(chosen) * width, len(rows) * (height + _LINE))
+    for i, (name, row) in enumerate(zip(('clip', *maps), rows, strict=True)):
+        sheet.text(name, 2, i * (height + _LINE), size=10)
+        line = np.concatenate([row[:, f] for f in chosen], axis=2)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(line.transpose(1, 2, 0))), 0, i * (height + _LINE) + _LINE)
     place = stem.with_name(f'{stem.name}_strip.png')
-    picture.save(place)
+    sheet.image.save(place)
     return [stem.with_suffix('.mp4'), place]
 
 

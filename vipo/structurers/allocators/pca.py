@@ -7,8 +7,9 @@ from torch import Tensor
 
 from vipo.registry import ALLOCATORS
 from vipo.structurers.allocators.base import Allocator
-from vipo.structurers.functional import gaussian_blur, minmax, principal_components
+from vipo.structurers.functional import gaussian_blur, minmax
 from vipo.structurers.orientation import ORIENTATIONS
+from vipo.structurers.principal import principal_components
 
 COMBINATIONS = ('variance', 'average', 'first')
 
@@ -49,13 +50,13 @@ class PCAAllocator(Allocator):
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
         height, width = features.shape[-2:]
         tokens = features.flatten(3).mT
-        projected, axes, ratio = principal_components(tokens, self.components)
+        projected, axes, variances = principal_components(tokens, self.components)
         maps = projected.mT.unflatten(-1, (height, width)) * _follow(axes)[..., None, None]
         evidence = ORIENTATIONS[self.orientation](maps, features, cls_attention)
         maps = maps * torch.where(evidence < 0, -1.0, 1.0)[:, None, :, None, None]
         maps = minmax(maps, (-2, -1))
         if self.combine == 'variance':
-            weight = ratio / ratio.sum(-1, keepdim=True).clamp(min=1e-12)
+            weight = variances / variances.sum(-1, keepdim=True).clamp(min=1e-30)
             combined = (maps * weight[..., None, None]).sum(2)
         else:
             combined = maps.mean(2)

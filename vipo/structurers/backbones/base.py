@@ -19,11 +19,14 @@ class Features:
         cls_attention: ``(N, h, w)`` or ``(B, t, h, w)``, the attention from the CLS token averaged over heads, or None
             where the backbone has no CLS token or was not asked.
         spans: of clips alone: how many pixel frames each of the t feature frames stands for, in order. They sum to F.
+        offset: how far what a position stands for lies off the middle of its cell, to the right and downwards, in
+            cells.
     """
 
     map: Tensor
     cls_attention: Tensor | None = None
     spans: tuple[int, ...] | None = None
+    offset: float = 0.0
 
 
 class Backbone(ABC):

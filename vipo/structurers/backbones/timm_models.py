@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from zipfile import is_zipfile
 
@@ -16,6 +18,7 @@ from vipo.registry import BACKBONES, ConfigError
 from vipo.registry.build import closest, torch_dtype
 from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.backbones.preparation import Preparation
+from vipo.structurers.functional import resize_matrix
 
 #: Options of timm's classes that let a model take pictures of other sizes than its own.
 _DYNAMIC: dict[str, Any] = {'dynamic_img_size': True, 'strict_img_size': False}
@@ -34,8 +37,9 @@ class TimmBackbone(Backbone):
     stage by stage, so that no stage outweighs the others, coarser ones are then resized (bilinear), and all are joined
     along D. One stage alone is left as the model gives it.
 
-    A position of a strided convolution is centred on the first pixel of its cell rather than the middle, as in any
-    ResNet: half a stride up and to the left.
+    A position of a strided convolution may look at the first pixel of its cell rather than the middle, as in any
+    ResNet: half a stride up and to the left. That is read off the convolutions and said in
+    :attr:`~vipo.structurers.backbones.Features.offset`, by which the map is put right; features are left as they are.
 
     Args:
         model: name in timm, with or without the tag of the weights (``'resnet50'``, ``'resnet50.a1_in1k'``).
@@ -90,7 +94,7 @@ class TimmBackbone(Backbone):
             max_tokens=max_tokens,
             positions=max(strides) // min(self.strides),
         )
-        self._try(model)
+        self.offsets = self._try(model)
         self.model.to(device, kind)
 
     @classmethod
@@ -124,7 +128,8 @@ class TimmBackbone(Backbone):
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         x = self.preparation(pixels, next(self.model.parameters()))
-        return Features(joined([stage.float() for stage in self._run(x, self.norm)]))
+        stages = [stage.float() for stage in self._run(x, self.norm)]
+        return Features(joined(stages, self.offsets), offset=self.offsets[self.strides.index(min(self.strides))])
 
     def _run(self, x: Tensor, norm: bool) -> list[Tensor]:
         """Features ``(N, D_k, h_k, w_k)`` of the stages."""
@@ -133,12 +138,13 @@ class TimmBackbone(Backbone):
         )
 
     @torch.no_grad()
-    def _try(self, name: str) -> None:
-        """Run the model once on a picture that is neither square nor of its own size."""
+    def _try(self, name: str) -> list[float]:
+        """Run the model once on a picture that is neither square nor of its own size; the stages' offsets in cells."""
         height, width = 2 * self.preparation.patch, 3 * self.preparation.patch
         picture = torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width)
         try:
-            stages = self._run(picture, self.norm)
+            with moves_of(self.model, width) as moves:
+                stages = self._run(picture, self.norm)
         except Exception as error:
             raise ValueError(
                 f'backbone.model: {name!r} of timm gives no features of a picture of {height}x{width}: '
@@ -153,21 +159,64 @@ class TimmBackbone(Backbone):
             )
         if self.norm and all(map(torch.equal, stages, self._run(picture, norm=False))):
             raise ValueError(f'backbone.norm: timm has no final normalisation for the features of {name!r}')
+        return [sum(mean(found) for at, found in moves.items() if at < s) / s for s in self.strides]
 
 
-def joined(stages: Sequence[Tensor]) -> Tensor:
+@contextmanager
+def moves_of(model: nn.Module, width: int) -> Iterator[dict[float, list[float]]]:
+    """Within, a picture that goes through the model tells where the positions of its features look.
+
+    Args:
+        width: of the picture, in pixels.
+
+    Yields:
+        Stride before -> by how many pixels each strided convolution or pooling there moves its positions to the right
+        of the middle of their cells. One that is padded by half its kernel moves them to the left.
+    """
+    moves: dict[float, list[float]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        kernel, stride = _across(layer.kernel_size), _across(layer.stride)
+        if stride == 1:
+            return
+        same = type(layer).__name__.endswith('Same')  # timm's, after TensorFlow: the larger half is on the right
+        pad = max(kernel - stride, 0) // 2 if same else _across(layer.padding)
+        before = width / inputs[0].shape[-1]
+        moves.setdefault(before, []).append(before * ((kernel - stride) / 2 - pad))
+
+    kinds = nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d
+    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, kinds)]
+    try:
+        yield moves
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _across(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else size[1]
+
+
+def joined(stages: Sequence[Tensor], offsets: Sequence[float]) -> Tensor:
     """Features ``(N, D_k, h_k, w_k)`` of several stages as one map at the finest of their sizes.
 
     Each position of each stage is scaled to unit length first. One stage alone stays as it is.
+
+    Args:
+        offsets: of each stage, see :class:`vipo.structurers.backbones.Features`; the result has the finest one's.
     """
     if len(stages) == 1:
         return stages[0]
-    size = max((tuple(s.shape[-2:]) for s in stages), key=lambda hw: hw[0] * hw[1])
-    units = [F.normalize(s, dim=1) for s in stages]
-    resized = [
-        u if tuple(u.shape[-2:]) == size else F.interpolate(u, size=size, mode='bilinear', align_corners=False)
-        for u in units
-    ]
+    finest = max(range(len(stages)), key=lambda k: stages[k].shape[-1])
+    height, width = stages[finest].shape[-2:]
+    resized = []
+    for stage, offset in zip(stages, offsets, strict=True):
+        unit = F.normalize(stage, dim=1)
+        if unit.shape[-2:] != (height, width):
+            rows = resize_matrix(unit.shape[-2], height, offset, offsets[finest]).to(unit)
+            columns = resize_matrix(unit.shape[-1], width, offset, offsets[finest]).to(unit)
+            unit = rows @ unit @ columns.mT
+        resized.append(unit)
     return torch.cat(resized, dim=1)
 
 

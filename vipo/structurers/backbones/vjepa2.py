@@ -22,10 +22,13 @@ class VJEPA2Backbone(TransformerBackbone):
     1, the frames of a causal video autoencoder, the tubelets then are frame 0, frames 1 and 2, frames 3 and 4, ..., so
     that none lies across two latent frames. A picture is a clip of one frame.
 
-    Positions in time are part of the features: those of a still clip are not quite the same in every frame.
+    Positions in time are part of the features: the encoder's own of a still clip are not the same in every frame, and
+    its map flickers. So by default the clip's mean frame is shown too, standing still, and how its features differ from
+    their mean over time is taken off those of the clip: what is left of a still clip is still.
 
     Args:
         pretrained: hub id or local folder.
+        steady: take off what the position in time alone does, at the price of a second pass.
         options: of :class:`~vipo.structurers.backbones.transformer.TransformerBackbone`; ``max_tokens`` counts the
             patches of one feature frame. There is no CLS token.
     """
@@ -41,8 +44,9 @@ class VJEPA2Backbone(TransformerBackbone):
     cls_token: ClassVar = False
     unused: ClassVar = ('predictor.',)
 
-    def __init__(self, pretrained: str = 'facebook/vjepa2-vitl-fpc64-256', **options: Any) -> None:
+    def __init__(self, pretrained: str = 'facebook/vjepa2-vitl-fpc64-256', steady: bool = True, **options: Any) -> None:
         super().__init__(pretrained, **options)
+        self.steady = steady
         self._grid = (1, 1)
         # The library tells rows and frames apart by the square of the config's crop_size: on any other input, what
         # stands in one column would be told that it is somewhere else.
@@ -68,7 +72,14 @@ class VJEPA2Backbone(TransformerBackbone):
         x = torch.cat([x[:, :1].expand(-1, lead, -1, -1, -1), x], dim=1)
         patch = self.preparation.patch
         self._grid = x.shape[-2] // patch, x.shape[-1] // patch
-        tokens = self.model(pixel_values_videos=x).last_hidden_state.float()
         count = x.shape[1] // tubelet
-        features = tokens.unflatten(1, (count, *self._grid)).permute(0, 1, 4, 2, 3)
+        features = self._features(x, count)
+        if self.steady and count > 1:
+            still = self._features(x.mean(1, keepdim=True).expand_as(x), count)
+            features -= still - still.mean(1, keepdim=True)
         return Features(features, spans=(tubelet - lead, *[tubelet] * (count - 1)))
+
+    def _features(self, x: Tensor, count: int) -> Tensor:
+        """``(B, t, D, h, w)`` float32 of prepared clips ``(B, F, 3, Y, X)``."""
+        tokens = self.model(pixel_values_videos=x).last_hidden_state.float()
+        return tokens.unflatten(1, (count, *self._grid)).permute(0, 1, 4, 2, 3)

@@ -1,0 +1,87 @@
+"""What is constant, not finite or of the wrong shape: counted, or an error that names who made it."""
+
+import pytest
+import torch
+
+from tests.structurers.conftest import Brightness, Patches, Tubelets
+from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
+
+
+@pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
+def test_constant_picture_becomes_ones(pixels, value):
+    batch = pixels(3, 1, 32, 32)
+    batch[1] = value
+    structurer = PerceptualStructurer(Patches(), PCAAllocator())
+    maps = structurer(batch, (1, 8, 8))
+    assert torch.equal(maps[1], torch.ones(1, 1, 8, 8))
+    assert maps[0].std() > 0.1
+    assert structurer.counts == {'frames': 3, 'constant': 1, 'broken': 0}
+    structurer(batch, (1, 8, 8))
+    assert structurer.counts == {'frames': 6, 'constant': 2, 'broken': 0}
+
+
+def test_constant_frame_in_a_clip_gets_the_mean_of_the_others():
+    """Frames 0 and 1 have halves of 0.8 and 0.4, frame 2 is black: 'no preference', not 'learn nothing here'."""
+    pixels = torch.zeros(1, 3, 3, 8, 16)
+    pixels[:, :, 0, :, :8], pixels[:, :, 1, :, :8] = 0.8, 0.4
+    structurer = PerceptualStructurer(Patches(), Brightness(), normalize='minmax')
+    maps = structurer(pixels, (3, 2, 4))
+    torch.testing.assert_close(maps[0, 0, 2], torch.full((2, 4), 0.3))
+    torch.testing.assert_close(maps[0, 0, 1], torch.tensor([0.4, 0.4, 0, 0]).expand(2, 4))
+    assert structurer.counts == {'frames': 3, 'constant': 1, 'broken': 0}
+
+
+@pytest.mark.parametrize('normalize', ['mean', 'minmax'])
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf, -torch.inf, 'negative'])
+def test_map_of_a_faulty_allocator_becomes_ones(pixels, fault, normalize):
+    class Faulty(Allocator):
+        def __call__(self, features, cls_attention=None):
+            maps = features[:, :, 0].clone()
+            maps[0] = -1 - maps[0] if fault == 'negative' else fault
+            return maps
+
+    structurer = PerceptualStructurer(Patches(), Faulty(), normalize)
+    maps = structurer(pixels(2, 1, 16, 16), (1, 4, 4))
+    assert torch.equal(maps[0], torch.ones(1, 1, 4, 4))
+    assert maps.isfinite().all()
+    assert maps[1].std() > 0
+    # A negative map is cut at 0, and so is constant.
+    kind = 'constant' if fault == 'negative' else 'broken'
+    assert structurer.counts == {'frames': 2, 'constant': 0, 'broken': 0} | {kind: 1}
+
+
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf])
+@pytest.mark.parametrize('of', [Patches, Tubelets])
+@pytest.mark.parametrize('where', ['map', 'cls_attention'])
+def test_broken_backbone_is_an_error_that_names_it(pixels, fault, of, where):
+    class Broken(of):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            out.cls_attention = out.map.mean(-3)
+            getattr(out, where).view(-1)[0] = fault
+            return out
+
+    with pytest.raises(ValueError, match='Broken returned features that are not finite'):
+        PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'spans': (2, 2, 2)}, r'Wrong: the spans \(2, 2, 2\) of 3 feature frames do not make up the 5 frames'),
+        ({'spans': (1, 4)}, 'do not make up'),
+        ({'spans': None}, 'do not make up'),
+        ({'map': torch.zeros(1, 3, 4, 4)}, r'Wrong must return a map \(B, t, D, h, w\) for 1 clips'),
+        ({'map': torch.zeros(2, 3, 2, 4, 4)}, 'for 1 clips'),
+    ],
+)
+def test_what_a_backbone_of_clips_must_return(pixels, change, words):
+    class Wrong(Tubelets):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            for name, value in change.items():
+                setattr(out, name, value)
+            return out
+
+    with pytest.raises(ValueError, match=words):
+        PerceptualStructurer(Wrong(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))

@@ -1,0 +1,183 @@
+"""Principal components against scikit-learn's, and when the quick way to them is not taken."""
+
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from vipo.structurers import principal
+from vipo.structurers.principal import principal_components
+
+
+@pytest.fixture
+def exact_calls(monkeypatch):
+    """How many items went through the exact decomposition, call by call."""
+    calls, exact = [], principal._exact
+    monkeypatch.setattr(principal, '_exact', lambda x, count: calls.append(len(x)) or exact(x, count))
+    return calls
+
+
+@pytest.fixture
+def tokens(normal):
+    """``tokens(items, N, D, strengths)``: noise with as many strong directions."""
+
+    def make(items, n, d, strengths, seed=0):
+        noise = normal(items, n, d, seed=seed)
+        directions = torch.linalg.qr(normal(items, d, len(strengths), seed=seed + 1)).Q
+        weights = normal(items, n, len(strengths), seed=seed + 2) * torch.tensor(strengths)
+        return noise + weights @ directions.mT + 3
+
+    return make
+
+
+@pytest.fixture
+def spectrum(normal):
+    """``spectrum(items, N, D, values)``: centred tokens whose singular values are given, up to a factor."""
+
+    def make(items, n, d, values, seed=0):
+        rank = len(values)
+        patterns = normal(items, n, rank, seed=seed)
+        left = torch.linalg.qr((patterns - patterns.mean(1, keepdim=True)).double()).Q
+        right = torch.linalg.qr(normal(items, d, rank, seed=seed + 1).double()).Q
+        return (left * torch.tensor(values, dtype=torch.float64) @ right.mT).float()
+
+    return make
+
+
+def signed(axes):
+    """The entry of largest magnitude is positive."""
+    return axes * torch.where(axes.gather(1, axes.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0)
+
+
+def check(x, count=3, atol=1e-4):
+    """Axes and projections are scikit-learn's within ``atol`` of their length and largest entry; so are variances."""
+    projected, axes, variances = principal_components(x, count)
+    for i, item in enumerate(x.double()):
+        pca = PCA(count, svd_solver='full').fit(item.numpy())
+        theirs = signed(torch.from_numpy(pca.components_))
+        torch.testing.assert_close(axes[i].double(), theirs, atol=atol, rtol=0)
+        expected = (item - torch.from_numpy(pca.mean_)) @ theirs.mT
+        scale = expected.abs().amax(0)
+        torch.testing.assert_close(projected[i].double() / scale, expected / scale, atol=atol, rtol=0)
+        torch.testing.assert_close(variances[i].double(), torch.from_numpy(pca.explained_variance_), atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(40, 12), (20, 20), (12, 40)], ids=['D<N', 'D=N', 'D>N'])
+@pytest.mark.parametrize('count', [1, 3])
+def test_few_patches_or_features(normal, shape, count):
+    x = normal(2, 3, *shape) * torch.linspace(0.5, 3, shape[1]) + 5
+    projected, axes, variances = principal_components(x, count)
+    assert (projected.shape, axes.shape, variances.shape) == (
+        (2, 3, shape[0], count),
+        (2, 3, count, shape[1]),
+        (2, 3, count),
+    )
+    check(x.flatten(0, 1), count)
+
+
+@pytest.mark.parametrize(('n', 'd'), [(300, 160), (160, 300)])
+@pytest.mark.parametrize('count', [1, 3, 6])
+def test_quick_way(tokens, exact_calls, n, d, count):
+    x = tokens(4, n, d, [40.0, 32.0, 25.0, 19.0, 15.0, 12.0])
+    check(x, count)
+    assert exact_calls == [], 'the quick way was not taken'
+
+
+def test_groups_that_fit_the_cache_are_put_together_again(tokens, exact_calls, monkeypatch):
+    x = tokens(5, 300, 160, [40.0, 25.0, 15.0])
+    whole = principal_components(x, 3)
+    seen, krylov = [], principal._krylov
+    monkeypatch.setattr(principal, '_CACHE', 2 * 300 * 160 * 4)
+    monkeypatch.setattr(principal, '_krylov', lambda x, count: seen.append(len(x)) or krylov(x, count))
+    for ours, theirs in zip(principal_components(x, 3), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+    assert seen == [2, 2, 1]
+    check(x)
+
+
+#: Singular values of the rest; how much stronger than the next one the strongest ones are.
+TAILS = {'steep': [0.7**k for k in range(120)], 'slow': [(k + 1.0) ** -0.5 for k in range(120)]}
+
+
+@pytest.mark.parametrize('near', [0.3, 0.03, 3e-3, 3e-4, 1e-5])
+@pytest.mark.parametrize('pair', [(0, 1), (1, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize('tail', TAILS)
+def test_nearly_equal_eigenvalues(spectrum, tail, pair, near):
+    """Two singular values differ by a factor of 1 + near, the rest of the first four by 1.3 at least."""
+    values = [3.0, 2.2, 1.6, 1.2]
+    values[pair[1]] = values[pair[0]] / (1 + near)
+    for k in range(pair[1] + 1, 4):
+        values[k] = values[k - 1] / 1.3
+    x = spectrum(2, 300, 160, values + [values[3] / 1.3 * t for t in TAILS[tail]]) + 0.01
+    # what float32 input itself leaves open of axes so near each other
+    check(x, atol=max(1e-4, 1e-6 / near))
+
+
+def test_one_item_alone_takes_the_exact_way(tokens, spectrum, exact_calls):
+    """The second and third direction are equally strong in one item of three."""
+    clear, even = tokens(2, 300, 160, [20.0, 12.0, 8.0]), spectrum(1, 300, 160, [20.0, 9.0, 9.0, *[0.5] * 20])
+    x = torch.cat([clear[:1], even, clear[1:]])
+    _, axes, variances = principal_components(x, 3)
+    assert exact_calls == [1]
+    pca = PCA(3, svd_solver='full').fit(x[1].double().numpy())
+    span = axes[1].double() @ torch.from_numpy(pca.components_).mT
+    torch.testing.assert_close(span.square().sum(1), torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(variances[1].double(), torch.from_numpy(pca.explained_variance_), atol=0, rtol=1e-5)
+    check(x[[0, 2]])
+
+
+def test_noise_without_any_direction(normal, exact_calls):
+    x = normal(2, 300, 160)
+    check(x, atol=2e-4)
+    assert sum(exact_calls) == 2
+
+
+@pytest.mark.parametrize('rank', [3, 5, 14, 30])
+def test_features_of_low_rank(spectrum, rank):
+    check(spectrum(2, 300, 160, [2.0**-k for k in range(3)] + [0.1] * (rank - 3)))
+
+
+def test_large_mean_does_not_matter(tokens, exact_calls):
+    x = tokens(2, 300, 160, [20.0, 12.0, 8.0])
+    plain, shifted = principal_components(x, 3), principal_components(x + 1000, 3)
+    for ours, theirs in zip(shifted[:2], plain[:2], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
+    torch.testing.assert_close(shifted[2], plain[2], atol=0, rtol=1e-4)
+    assert exact_calls == []
+
+
+def test_by_hand():
+    x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    projected, axes, variances = principal_components(x, 2)
+    torch.testing.assert_close(variances, torch.tensor([6.0, 2 / 3]))
+    torch.testing.assert_close(axes, torch.eye(2))
+    torch.testing.assert_close(projected, x)
+
+
+def test_largest_axis_entry_is_positive(normal):
+    tokens = normal(5, 30, 8)
+    for x in (tokens, -tokens):
+        axes = principal_components(x, 3)[1]
+        assert (axes.gather(-1, axes.abs().argmax(-1, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize('value', [0.0, 0.3, -700.1])
+@pytest.mark.parametrize('shape', [(16, 4), (4, 16), (300, 160)], ids=str)
+def test_constant_item_is_all_zero(tokens, exact_calls, shape, value):
+    x = torch.cat([tokens(1, *shape, [20.0, 12.0, 8.0]), torch.full((1, *shape), value)])
+    projected, axes, variances = principal_components(x, 3)
+    assert axes.isfinite().all()
+    assert not projected[1].any()
+    assert not variances[1].any()
+    assert variances[0].min() > 0
+    assert exact_calls == ([] if shape == (300, 160) else [2])
+
+
+@pytest.mark.parametrize('count', [0, 5])
+def test_too_many_components(count):
+    with pytest.raises(ValueError, match='principal components of 4 patches with 9 features'):
+        principal_components(torch.zeros(4, 9), count)
+
+
+def test_no_items():
+    projected, axes, variances = principal_components(torch.zeros(0, 300, 160), 3)
+    assert (projected.shape, axes.shape, variances.shape) == ((0, 300, 3), (0, 3, 160), (0, 3))
