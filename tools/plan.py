@@ -99,18 +99,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     sys.path[:0] = [str(Path(args.config).resolve().parent), os.getcwd()]
     print('vipo: measuring the full-size model on tensors without contents (about a minute)', flush=True)
-    from vipo.engine.config import override, read_config
+    from vipo.engine.config import override, read_config, require_sections
     from vipo.engine.measure import measure_pass
     from vipo.engine.plan import STRATEGIES, find_remedy, make_plan, plan_batch
     from vipo.engine.quiet import quiet_third_parties
-    from vipo.registry import GENERATORS
+    from vipo.registry import GENERATORS, ConfigError
 
     quiet_third_parties()
     try:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
-        generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
         check_positive(args)
+        require_sections(cfg, 'generator', 'reward', 'loss', 'rollout', 'batch')
+        if args.json is not None and not args.json.parent.is_dir():
+            raise ConfigError(f'--json: the folder {str(args.json.parent)!r} does not exist')
+        generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
         gpus = args.gpus * args.nodes
         batch = plan_batch(cfg, gpus)
         cost = measure_pass(generator, batch.longest(batch.micro_batch_size), cfg.generator.get('lora'))

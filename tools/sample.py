@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     print('vipo: loading', flush=True)
     from vipo.datasets.prompts import read_prompts
     from vipo.engine.clock import PhaseClock
-    from vipo.engine.config import override, read_config
+    from vipo.engine.config import override, read_config, require_sections
     from vipo.engine.hub import check_reach
     from vipo.engine.quiet import quiet_third_parties
     from vipo.engine.restore import load_generator
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
+        require_sections(cfg, 'generator')
         texts = args.prompts
         if len(texts) == 1 and Path(texts[0]).suffix in ('.txt', '.jsonl'):
             texts = [record['prompt'] for record in read_prompts(texts[0])]
