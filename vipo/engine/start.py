@@ -62,8 +62,12 @@ def check_start(cfg: Config) -> None:
 
 
 def _start_problem(cfg: Config, point: str | None) -> str | None:
-    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
-        return f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir'
+    try:
+        above = next(p for p in (Path(cfg.work_dir), *Path(cfg.work_dir).absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        return f'the work dir {cfg.work_dir!r} cannot be made: {error}; name another with --work-dir'
+    if not above.is_dir():
+        return f'the work dir {cfg.work_dir} is a file, or lies in one ({above}); name a folder with --work-dir'
     if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
         return (
             f'{cfg.work_dir} holds the checkpoints of an earlier run (newest: {Path(latest).name}). Add --resume to go '

@@ -127,6 +127,9 @@ class PipelineGenerator(Generator):
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
         vae = source.skeleton('vae')
+        if init == 'pretrained':
+            for name, skeleton in {**skeletons, 'vae': vae}.items():
+                source.check_weights(name, skeleton)
         self.vae_config = vae.config
         self.scheduler_config = source.scheduler
         self.index = source.index

@@ -314,7 +314,7 @@ def environment(rng: random.Random, world: World) -> Case:
             'RANK': ['x', '-1', '1', '1.5', '', '0x0'],
             'WORLD_SIZE': ['x', '0', '-2', '', '1e3'],
             'MASTER_PORT': ['x', '-5', '70000', '', '1.5'],
-            'MASTER_ADDR': ['', 'no such host', '300.300.300.300', 'http://127.0.0.1'],
+            'MASTER_ADDR': ['', 'two words', 'http://127.0.0.1'],
         }[name]
     )
     launcher = rng.choice(['pytorch', 'slurm', 'pytorch', 'mpi'])
