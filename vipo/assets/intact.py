@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: Files that hold a JSON object with something in it.
 _OBJECTS = (
@@ -27,6 +28,14 @@ _TOKENIZERS = (
     'tokenizer.model',
     'sentencepiece.bpe.model',
 )
+#: Beginning of a component's name -> the files of which it needs one.
+_DESCRIBED = {
+    'transformer': ('config.json',),
+    'vae': ('config.json',),
+    'text_encoder': ('config.json',),
+    'scheduler': ('scheduler_config.json',),
+    'tokenizer': _TOKENIZERS,
+}
 #: What old checkpoints name otherwise, and diffusers renames.
 _RENAMED = ('.query.', '.key.', '.value.', '.proj_attn.')
 
@@ -53,12 +62,21 @@ def check_folder(folder: Path) -> None:
         ValueError: a file is damaged; the message names it.
     """
     for file in sorted(folder.iterdir()):
-        if file.name in _OBJECTS:
-            content = read_object(file)
-            if file.name == 'tokenizer.json' and not {'model', 'added_tokens'} <= content.keys():
-                raise ValueError(f'{file} describes no tokenizer: it has no "model" or no "added_tokens"')
-        elif file.suffix == '.safetensors':
-            stored_shapes(file)
+        check_file(file)
+
+
+def check_file(file: Path) -> None:
+    """The same for one file; one of another kind passes.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if file.name in _OBJECTS:
+        content = read_object(file)
+        if file.name == 'tokenizer.json' and not {'model', 'added_tokens'} <= content.keys():
+            raise ValueError(f'{file} describes no tokenizer: it has no "model" or no "added_tokens"')
+    elif file.suffix == '.safetensors':
+        stored_shapes(file)
 
 
 def check_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
@@ -71,19 +89,15 @@ def check_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
         ValueError: a folder or file is missing or damaged.
     """
     for name, entry in index.items():
-        if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], str):
+        described = next((file for start, file in _DESCRIBED.items() if name.startswith(start)), None)
+        if described is None or not isinstance(entry, (list, tuple)) or not isinstance(entry[-1], str):
             continue
         part = folder / name
         if not part.is_dir():
             raise ValueError(f'{folder} has no folder {name}, which its model_index.json names')
         check_folder(part)
-        if 'Tokenizer' in entry[1]:
-            if not any((part / file).is_file() for file in _TOKENIZERS):
-                raise ValueError(f'{part} holds no tokenizer: none of {", ".join(_TOKENIZERS)}')
-            continue
-        described = 'scheduler_config.json' if name == 'scheduler' else 'config.json'
-        if not (part / described).is_file():
-            raise ValueError(f'{part} has no {described}')
+        if not any((part / file).is_file() for file in described):
+            raise ValueError(f'{part} has no {" or ".join(described)}')
 
 
 def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -101,12 +115,13 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f'{file} cannot be read as safetensors, it is damaged or cut off: {error}') from error
 
 
-def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
     """Compare the weights of a diffusers component with what its config makes; left to itself diffusers goes on with
     random weights where some are missing.
 
     Args:
         expected: names and shapes.
+        ignored: patterns of names that may be left over.
 
     Raises:
         ValueError: a tensor is missing, left over or of another shape.
@@ -123,7 +138,8 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None
     if any(old in name for name in found for old in _RENAMED):
         return
     problems = [f'missing {name}' for name in expected if name not in found]
-    problems += [f'unexpected {name}' for name in found if name not in expected]
+    left = [name for name in found if name not in expected and not any(re.search(p, name) for p in ignored)]
+    problems += [f'unexpected {name}' for name in left]
     problems += [
         f'{name} has shape {found[name]} instead of {shape}'
         for name, shape in expected.items()

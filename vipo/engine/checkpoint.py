@@ -20,7 +20,6 @@ from vipo.engine.ema import OTHER_CONFIG
 from vipo.engine.files import HashedWriter, describe_failure, is_full, manifest_of, record_sha256, write_atomically
 from vipo.engine.scoring import RunStopped
 from vipo.engine.sharding import (
-    check_optimizer_state,
     spread_optimizer_state,
     spread_state,
     whole_optimizer_state,
@@ -149,7 +148,7 @@ class PolicyCheckpointHook(Hook):
             check_optimizer_state(checkpoint['optimizer'], runner.optim_wrapper.optimizer)
             if len(checkpoint.get('param_schedulers', ())) != len(runner.param_schedulers or ()):
                 raise ConfigError(
-                    f'the checkpoint does not belong to this config: its param_scheduler has other parts. {OTHER_CONFIG}'
+                    f'the checkpoint does not belong to this config: its param_scheduler differs. {OTHER_CONFIG}'
                 )
         checkpoint['state_dict'] = spread_state(checkpoint['state_dict'], runner.components.policy)
         if 'optimizer' in checkpoint:

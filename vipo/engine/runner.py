@@ -186,7 +186,7 @@ def _check_variables(launcher: str) -> None:
         raise ConfigError(
             f'RANK={numbers["RANK"]} must be below WORLD_SIZE={numbers["WORLD_SIZE"]}: ranks count from 0'
         )
-    if not re.fullmatch(r'[\w.:%-]+', os.environ['MASTER_ADDR']):
+    if not re.fullmatch(r'[\w.:%\[\]-]+', os.environ['MASTER_ADDR']):
         raise ConfigError(f'MASTER_ADDR must be the name or address of a machine, got {os.environ["MASTER_ADDR"]!r}')
 
 

@@ -128,8 +128,10 @@ def _misfit(path: Path, content: dict[str, Any], needed: Iterable[str]) -> str |
     if missing := [name for name in needed if not isinstance(content.get(name), dict)]:
         return f'{start} has no {", ".join(missing)}: no run of ViPO wrote it, or it was stripped'
     weights = content['state_dict']
-    if not weights or not all(isinstance(x, Tensor) for x in weights.values()):
-        return f'{start} has a state_dict that is empty or holds more than tensors'
+    if not weights or not all(isinstance(x, Tensor) and x.is_floating_point() for x in weights.values()):
+        return f'{start} has a state_dict that is empty or holds more than tensors of real numbers'
+    if not all(isinstance(name, str) for name in weights):
+        return f'{start} has tensors without names'
     if 'meta' in needed:
         iteration = content['meta'].get('iter')
         named = _ITERATION.match(path.name)

@@ -155,7 +155,8 @@ class PipelineSource(Source):
         """
         if Path(self.path).is_dir():
             shapes = {key: tuple(x.shape) for key, x in skeleton.state_dict().items()}
-            check_weights(Path(self.path) / name, shapes)
+            ignored = getattr(skeleton, '_keys_to_ignore_on_load_unexpected', None) or ()
+            check_weights(Path(self.path) / name, shapes, ignored)
 
     def identity(self, parts: Iterable[str]) -> str:
         """What tells these components from others of the same name: their files, or the commit of the repository."""

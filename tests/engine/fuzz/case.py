@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import importlib
 import io
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -128,10 +130,13 @@ def _watchdog(seconds: float) -> Iterator[None]:
         raise Hung
 
     before = signal.signal(signal.SIGALRM, expire)
+    # Where a library does not come back to Python, nothing else ends it.
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
