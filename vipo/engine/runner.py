@@ -62,6 +62,15 @@ class PolicyRunner(Runner):
         self.resumed_from = self._load_from if self._resume else None
         super().load_or_resume()
 
+    def dump_config(self) -> None:
+        """Not yet: a run that is refused leaves the config of the earlier one beside its checkpoints."""
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Write the config once everything that may refuse to train has been asked."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_train':
+            super().dump_config()
+
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Through main memory: a rank that has a part of the weights has no room for all of them on its GPU."""
         if self.components.divided:

@@ -359,7 +359,6 @@ def arguments(rng: random.Random, world: World) -> Case:
         [
             ('score', ['SceneJudg', '--images', two[0], '--prompts', 'a', '--out', out], 'SceneJudge'),
             ('score', ['os.path', '--images', two[0], '--prompts', 'a', '--out', out], 'os.path'),
-            ('score', ['os.getcwd', '--images', two[0], '--prompts', 'a', '--out', out], 'getcwd'),
             ('score', ['SceneJudge', '--images', *two, '--prompts', 'a', 'b', 'c', '--out', out], '3 prompts'),
             ('score', ['SceneJudge', '--images', two[0], two[0], '--prompts', 'a', '--out', out], 'given twice'),
             ('score', ['SceneJudge', '--images', '--prompts', 'a', '--out', out], 'no files'),
