@@ -5,8 +5,9 @@ Longer, and with other seeds: ``python -m tests.engine.fuzz --count 2000 --seed 
 
 import pytest
 
+from tests.engine.fuzz.bounds import NUMBERS
 from tests.engine.fuzz.case import Case, World, judge
-from tests.engine.fuzz.configs import NUMBERS, numbers
+from tests.engine.fuzz.configs import numbers
 from tests.engine.fuzz.generate import KINDS, generate
 
 #: Cases in which every kind comes as often as its share says.

@@ -5,11 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from tests.engine.fuzz import checkpoints, configs, files
+from tests.engine.fuzz import arguments, checkpoints, configs, files
 from tests.engine.fuzz.case import Case, World
 
 #: Kind -> how many of it are dealt in a round. What makes its inputs broken stands in its docstring.
-KINDS: dict[Callable[[random.Random, World], Case], int] = {**configs.KINDS, **checkpoints.KINDS, **files.KINDS}
+KINDS: dict[Callable[[random.Random, World], Case], int] = {
+    **configs.KINDS,
+    **checkpoints.KINDS,
+    **files.KINDS,
+    **arguments.KINDS,
+}
 
 
 def generate(world: World, seed: int, count: int, only: Iterable[str] | None = None) -> Iterator[Case]:
