@@ -148,7 +148,8 @@ class PolicyCheckpointHook(Hook):
             check_optimizer_state(checkpoint['optimizer'], runner.optim_wrapper.optimizer)
             if len(checkpoint.get('param_schedulers', ())) != len(runner.param_schedulers or ()):
                 raise ConfigError(
-                    f'the checkpoint does not belong to this config: its param_scheduler differs. {OTHER_CONFIG}'
+                    'the checkpoint does not belong to this config: it has the states of another number of schedulers. '
+                    'Resume with the param_scheduler of the run'
                 )
         checkpoint['state_dict'] = spread_state(checkpoint['state_dict'], runner.components.policy)
         if 'optimizer' in checkpoint:

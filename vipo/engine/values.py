@@ -102,6 +102,8 @@ def check_against_defaults(options: Mapping[str, Any], parameters: Mapping[str, 
         wanted = inspect.formatannotation(annotation)
         if isinstance(default, (int, float)) and not isinstance(default, bool):
             good, wanted = good and (fits(value, float) or isinstance(value, torch.Tensor)), 'a number'
+        elif isinstance(default, str) and annotation is inspect.Parameter.empty:
+            good, wanted = isinstance(value, str), 'a text'
         elif isinstance(default, bool):
             good, wanted = isinstance(value, bool), 'True or False'
         elif isinstance(default, tuple) and default and all(isinstance(x, float) for x in default):

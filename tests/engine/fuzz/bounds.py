@@ -83,7 +83,7 @@ NUMBERS: dict[str, Bounds] = {
     'optim_wrapper.optimizer.betas.1': _real(0, 1, below=True),
     'optim_wrapper.optimizer.weight_decay': _real(),
     'optim_wrapper.clip_grad.max_norm': _real(above=True),
-    'param_scheduler.0.start_factor': _real(0, 1, above=True),
+    'param_scheduler.0.start_factor': _real(0, 1),
     'param_scheduler.0.begin': Bounds(0),
     'param_scheduler.0.end': Bounds(1),
     'ema.decay': _real(0, 1, below=True),

@@ -83,9 +83,9 @@ def _train(rng: random.Random, world: World, config: Path, *options: str, withou
     small = [x for x in _SMALL if not section or not x.startswith(f'{section}.')]
     place = ['--work-dir', str(world.room() / 'run')]
     # What the finished run was made with is compared, and a difference there would be found first.
-    if section not in ('generator', 'evaluation') and rng.random() < 0.3:
+    if section not in ('generator', 'evaluation', 'param_scheduler', 'randomness') and rng.random() < 0.3:
         place = ['--work-dir', str(world.canary), '--resume']
-        small += ['generator.lora.rank=2', 'evaluation.num_prompts=2']
+        small += ['generator.lora.rank=2', 'evaluation.num_prompts=2', 'param_scheduler=None']
     return [str(config), *place, '--cfg-options', *small, *options]
 
 
@@ -344,7 +344,6 @@ def command_line(rng: random.Random, world: World) -> Case:
             ('experiment_name=[1]', 'experiment_name'),
             ('default_scope=5', 'default_scope'),
             ('model_wrapper_cfg=DDP', 'model_wrapper_cfg'),
-            ('launcher=5', 'launcher'),
         ]
     )
     place = ['--work-dir', str(world.room() / 'run')]
