@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 SCHEME = 'vipo://'
+#: Characters in a name of a file or folder, on any file system.
+_LONGEST = 255
 _HERE = Path(__file__).resolve().parent
 
 
@@ -22,6 +24,8 @@ def resolve(name: str) -> str:
         return str(path)
     looks_local = name.startswith(('/', './', '../', '~')) or name.count('/') > 1
     path = Path(name).expanduser()
+    if max(map(len, path.parts), default=0) > _LONGEST:
+        raise ValueError(f'{name[:50]!r}... is no name of a model: a part of it has more than {_LONGEST} characters')
     if looks_local and not path.exists():
         raise ValueError(
             f'{name!r} does not exist. Give an existing folder or file, a hub id "owner/name" or vipo://...'

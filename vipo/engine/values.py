@@ -72,6 +72,8 @@ def check_environment(section: Mapping[str, Any]) -> None:
             raise ConfigError(f"config key 'env_cfg.{key}' must be {kind.__name__}, got {section[key]!r}")
     processes = section.get('dist_cfg', {})
     _check_known(processes, ('timeout', *inspect.signature(init_dist).parameters), 'env_cfg.dist_cfg')
+    if not isinstance(processes.get('backend', ''), str):
+        raise ConfigError(f"config key 'env_cfg.dist_cfg.backend' must be a text, got {processes['backend']!r}")
     timeout = processes.get('timeout')
     if timeout is not None and not (fits(timeout, float) and 0 < timeout < float('inf')):
         raise ConfigError(
