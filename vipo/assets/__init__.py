@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SCHEME = 'vipo://'
@@ -23,7 +24,7 @@ def resolve(name: str) -> str:
             raise ValueError(f'there is no embedded asset {name!r}; known: {", ".join(known)}')
         return str(path)
     looks_local = name.startswith(('/', './', '../', '~')) or name.count('/') > 1
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # a user that does not exist stays in it
     if max(map(len, path.parts), default=0) > _LONGEST:
         raise ValueError(f'{name[:50]!r}... is no name of a model: a part of it has more than {_LONGEST} characters')
     if looks_local and not path.exists():
