@@ -22,7 +22,6 @@ _KINDS: dict[tuple[type, ...], tuple[str, ...]] = {
         'advantage',
         'evaluation',
         'ema',
-        'strategy',
         'default_hooks',
         'visualizer',
         'log_processor',
