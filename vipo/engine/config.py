@@ -121,6 +121,10 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key!r}: a word between the dots is empty')
         if names[0] not in cfg and names[0] not in KNOWN_KEYS:
             raise ConfigError(f'--cfg-options {key}: {names[0]!r} is not known.{closest(names[0], KNOWN_KEYS)}')
+        if names[0] == 'custom_imports':
+            raise ConfigError(
+                f'--cfg-options {key}: modules are imported while the config file is read, so write custom_imports there'
+            )
         section: Any = cfg._cfg_dict
         for name in names[:-1]:
             section = _part(section, name, key)

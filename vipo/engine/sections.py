@@ -46,7 +46,9 @@ def check_sections(cfg: Config) -> None:
     check_kinds(cfg)
     require_sections(cfg, *_REQUIRED)
     _check(cfg.train_cfg, LOOPS, 'train_cfg', 'runner', 'dataloader')
-    if not cfg.train_cfg.get('max_iters', 1) > 0:
+    if 'max_iters' not in cfg.train_cfg:
+        raise ConfigError('config key train_cfg.max_iters is missing')
+    if not cfg.train_cfg.max_iters > 0:
         raise ConfigError(f'train_cfg.max_iters must be positive, got {cfg.train_cfg.max_iters}')
     loader = cfg.train_dataloader
     if 'batch_size' in loader:
@@ -134,7 +136,7 @@ def _check(section: Any, registry: Registry, where: str, *supplied: str) -> None
             raise ConfigError(f'config key {where!r} must be dict(type=..., ...), got {section!r}')
         return
     kind = section.get('type')
-    if kind is None and where in ('optim_wrapper', 'log_processor', 'visualizer', 'train_cfg'):
+    if kind is None and where in ('optim_wrapper', 'log_processor', 'visualizer'):
         return  # MMEngine has a default
     if kind is None:
         raise ConfigError(f'config key {where!r}: no "type" is given')
