@@ -123,7 +123,7 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key}: {names[0]!r} is not known.{closest(names[0], KNOWN_KEYS)}')
         if names[0] == 'custom_imports':
             raise ConfigError(
-                f'--cfg-options {key}: modules are imported while the config file is read, so write custom_imports there'
+                f'--cfg-options {key}: modules are imported while the config file is read; write them there'
             )
         section: Any = cfg._cfg_dict
         for name in names[:-1]:
