@@ -142,5 +142,6 @@ def seed_interval(values: np.ndarray) -> Interval:
 
 
 def _student(value: float, variance: float, freedom: float) -> Interval:
-    half = _T95[min(max(int(freedom), 1), len(_T95)) - 1] * math.sqrt(variance)
+    whole = int(freedom + 1e-9)  # rounded down, which widens
+    half = _T95[min(max(whole, 1), len(_T95)) - 1] * math.sqrt(variance)
     return Interval(float(value), float(value - half), float(value + half))

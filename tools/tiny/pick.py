@@ -25,16 +25,16 @@ from vipo.rewards.preprocess import resize_center_crop
 VISION = {
     'image_size': 60,
     'patch_size': 6,
-    'hidden_size': 80,
-    'intermediate_size': 240,
+    'hidden_size': 72,
+    'intermediate_size': 216,
     'num_hidden_layers': 4,
     'num_attention_heads': 4,
     'hidden_act': 'gelu',
 }
 TEXT = {
     'max_position_embeddings': CONTEXT,
-    'hidden_size': 64,
-    'intermediate_size': 192,
+    'hidden_size': 56,
+    'intermediate_size': 128,
     'num_hidden_layers': 2,
     'num_attention_heads': 2,
     'hidden_act': 'gelu',
