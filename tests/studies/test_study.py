@@ -17,12 +17,10 @@ from tools.studies.jobs import Job
 from tools.studies.variants import VARIANTS
 from vipo.registry import ConfigError
 
-TINY = {**SMALL, 'default_hooks.evaluation.interval': 0}
-
 
 @pytest.mark.slow
 def test_two_variants_from_start_to_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jobs_module, 'COMMON', jobs_module.COMMON | TINY)
+    monkeypatch.setattr(jobs_module, 'COMMON', jobs_module.COMMON | SMALL)
     runs, out = tmp_path / 'runs', tmp_path / 'out'
     command = ['--only', 'grpo', 'oracle', '--seeds', '100', '--runs', str(runs), '--out', str(out)]
     assert study.main(command) == 0

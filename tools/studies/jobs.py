@@ -101,11 +101,13 @@ class Job:
         self.config_file.write_text(text)
 
     def commands(self) -> list[list[str]]:
-        """Training, which goes on where it stopped, and the test."""
+        """Training, which goes on where it stopped, unless it has ended; and the test."""
         tools = ROOT / 'tools'
         train = ['train.py', self.config_file, '--work-dir', self.run, '--seed', self.seed, '--resume']
         test = ['test.py', self.config_file, self.checkpoint, '--features', FEATURES, '--samples-per-prompt', SAMPLES]
-        return [[sys.executable, str(tools / name), *map(str, rest)] for name, *rest in (train, test)]
+        ended = (self.run / 'summary.json').exists()
+        lines = [test] if ended else [train, test]
+        return [[sys.executable, str(tools / name), *map(str, rest)] for name, *rest in lines]
 
 
 def plan(variants: Sequence[Variant], seeds: Sequence[int], runs: Path, quick: bool) -> list[Job]:
@@ -145,13 +147,18 @@ class Pool:
         began, failures, finished = time.perf_counter(), [], [len(jobs) - len(todo)]
 
         def work(core: int | None) -> None:
+            if core is not None:
+                os.sched_setaffinity(0, {core})  # of this thread alone; what it starts inherits it
             while not self._stopped.is_set():
                 try:
                     job = waiting.get_nowait()
                 except queue.Empty:
                     return
                 start = time.perf_counter()
-                problem = self._do(job, core)
+                try:
+                    problem = self._do(job)
+                except (ConfigError, OSError) as error:
+                    problem = str(error)
                 if self._stopped.is_set():
                     return
                 with self._lock:
@@ -173,12 +180,9 @@ class Pool:
                 thread.join(0.5)
         return failures
 
-    def _do(self, job: Job, core: int | None) -> str | None:
+    def _do(self, job: Job) -> str | None:
         """Train and test; what went wrong, if anything did."""
-        try:
-            job.prepare()
-        except ConfigError as error:
-            return str(error)
+        job.prepare()
         single = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
         for command in job.commands():
             log = job.folder / f'{Path(command[1]).stem}.log'
@@ -190,8 +194,6 @@ class Pool:
                         command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **single}, cwd=ROOT
                     )
                     self._running.add(process)
-                if core is not None:
-                    os.sched_setaffinity(process.pid, {core})
                 code = process.wait()
                 with self._lock:
                     self._running.discard(process)

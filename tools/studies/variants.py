@@ -18,7 +18,6 @@ COMMON: dict[str, Any] = {
     'train_cfg.max_iters': 60,
     'batch.prompts_per_iteration': 6,
     'evaluation.num_prompts': 128,
-    'default_hooks.evaluation.interval': 10,
     'eval_rewards.judge': {'type': 'SceneJudge'},
     'eval_rewards.pick': {'type': 'PickScoreReward', 'pretrained': 'vipo://tiny-pick'},
 }
