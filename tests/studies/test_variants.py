@@ -32,19 +32,13 @@ def test_variant_builds(name, tmp_path):
 
 def test_variants_differ_from_their_base_where_they_say(tmp_path):
     """And in nothing else: no two are the same, and all cost the same."""
-    texts = {}
+    texts, costs = {}, set()
     for name in BY_NAME:
         cfg = config(name, tmp_path)
         texts.setdefault(cfg.pretty_text, []).append(name)
-        same = cfg.train_cfg.max_iters, cfg.batch, cfg.optim_wrapper.optimizer.lr, cfg.evaluation, cfg.rollout.num_steps
-        reference = config('grpo', tmp_path)
-        assert same == (
-            reference.train_cfg.max_iters,
-            reference.batch,
-            reference.optim_wrapper.optimizer.lr,
-            reference.evaluation,
-            reference.rollout.num_steps,
-        )
+        optimizer = cfg.optim_wrapper.optimizer
+        costs.add(str((cfg.train_cfg, cfg.batch, optimizer, cfg.ema, cfg.evaluation, cfg.rollout.num_steps)))
+    assert len(costs) == 1
     assert [names for names in texts.values() if len(names) > 1] == []
     tower = config('vipo_reward_tower', tmp_path).structurer
     assert dict(tower.backbone) == {'type': 'RewardTowerBackbone'}
