@@ -28,11 +28,13 @@ REPORTED = (0, 1, 2, 3, 4)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    from vipo.engine.arguments import positive
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='few variants, two seeds, short runs')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='variants or sections')
     parser.add_argument('--seeds', nargs='+', type=int, help='default: 0 1 2 3 4; of --quick 0 1')
-    parser.add_argument('--jobs', type=int, default=2, metavar='N', help='at a time, each on one core')
+    parser.add_argument('--jobs', type=positive, default=2, metavar='N', help='at a time, each on one core')
     parser.add_argument('--runs', type=Path, help='folder of the runs (default: work_dirs/study, or study_quick)')
     parser.add_argument(
         '--out',
@@ -42,8 +44,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--report', action='store_true', help='run nothing: make tables and figures from the CSV')
     parser.add_argument('--list', action='store_true', help='print the variants')
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f'--jobs must be at least 1, got {args.jobs}')
     args.seeds = args.seeds or list(REPORTED[: 2 if args.quick else None])
     args.runs = args.runs or Path('work_dirs') / ('study_quick' if args.quick else 'study')
     reported = not args.quick and set(args.seeds) <= set(REPORTED)
