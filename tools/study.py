@@ -55,7 +55,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from tools.studies.report import write_report
     from tools.studies.variants import find
 
     try:
@@ -64,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             for variant in variants:
                 print(f'{variant.section}  {variant.name:24s} {variant.why}')
             return 0
+        from tools.studies.report import write_report
+
         if args.report:
             page, figures = write_report(args.out)
             print(f'Done: {page} and {", ".join(path.name for path in figures)} beside it')
