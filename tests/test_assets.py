@@ -15,7 +15,7 @@ from vipo.diffusion import integrate
 from vipo.engine.config import read_config
 from vipo.generators import SD3Generator
 from vipo.randomness import SampleNoise
-from vipo.rewards import HPSReward
+from vipo.rewards import HPSReward, PickScoreReward
 from vipo.scenes.draw import draw
 from vipo.scenes.grammar import random_scene
 from vipo.scenes.judge import SceneJudge
@@ -33,7 +33,7 @@ def test_all_weights_are_safetensors_of_at_most_ten_megabytes():
 
     root = Path(resolve('vipo://tiny-sd3')).parent
     files = list(root.rglob('*.safetensors'))
-    assert len(files) == 7
+    assert len(files) == 8
     assert sum(f.stat().st_size for f in files) <= 10e6
     assert not [f for f in root.rglob('*') if f.suffix in ('.bin', '.pt', '.pth', '.pkl')]
 
@@ -115,15 +115,24 @@ def test_generator_recognises_its_prompts_and_leaves_something_to_learn():
     assert right.scores.mean() > other.scores.mean() + 0.2
 
 
+#: What the second preference model sees as surely as the trained one.
+SEEN_BY_BOTH = ('color', 'size', 'missing', 'extra', 'ground', 'pixels', 'other')
+
+
+def embedded(name):
+    if name == 'tiny-hps':
+        return HPSReward(checkpoint='vipo://tiny-hps')
+    return PickScoreReward(pretrained='vipo://tiny-pick', scale=40.0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('flaw', [*FLAWS, *OBJECT_FLAWS])
-def test_reward_prefers_the_true_drawing(flaw):
+@pytest.mark.parametrize(
+    ('flaw', 'name'),
+    [*((flaw, 'tiny-hps') for flaw in (*FLAWS, *OBJECT_FLAWS)), *((flaw, 'tiny-pick') for flaw in SEEN_BY_BOTH)],
+)
+def test_reward_prefers_the_true_drawing(flaw, name):
     """Against each kind of flaw the true drawing wins nearly always."""
-    reward, rng, generator = (
-        HPSReward(checkpoint='vipo://tiny-hps'),
-        random.Random(77),
-        torch.Generator().manual_seed(0),
-    )
+    reward, rng, generator = embedded(name), random.Random(77), torch.Generator().manual_seed(0)
     true = scenes(128, 78)
     prompts = [s.prompt for s in true]
     drawing = draw(true, 1)
@@ -142,7 +151,7 @@ def test_reward_prefers_the_true_drawing(flaw):
 def test_reward_prefers_what_the_judge_prefers_among_attempts():
     """Within a prompt, the generator's better shapes get the higher rewards: there is something to learn."""
     generator = SD3Generator('vipo://tiny-sd3', resolution=64, max_sequence_length=16)
-    reward, judge, gaps = HPSReward(checkpoint='vipo://tiny-hps'), SceneJudge(), []
+    reward, judge, gaps = embedded('tiny-hps'), SceneJudge(), []
     for number, prompt in enumerate(r['prompt'] for r in read_prompts('vipo://prompts/scenes_eval.txt')[:16]):
         conditioning = generator.encode([prompt]).take(torch.zeros(12, dtype=torch.int64))
         noise = SampleNoise(range(12 * number, 12 * number + 12), generator.latent_shape())('initial')

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vipo.statistics import Interval, mean_interval, paired_difference, paired_gain
+from vipo.statistics import Interval, mean_interval, paired_difference, paired_gain, seed_difference, seed_interval
 
 
 def test_by_hand():
@@ -118,3 +118,27 @@ def test_prompts_with_a_nan_anywhere_are_left_out():
 )
 def test_interval_as_text(interval, text):
     assert interval.describe('+') == text
+
+
+def test_intervals_over_seeds_are_scipys():
+    rng = np.random.default_rng(4)
+    for runs in (2, 5, 11):
+        values = rng.normal(0.3, 0.1, runs)
+        theirs = stats.t.interval(0.95, runs - 1, values.mean(), stats.sem(values))
+        ours = seed_interval(values)
+        assert (ours.low, ours.high) == pytest.approx(theirs, abs=1e-4)  # the quantiles have three decimals
+    first, second = rng.normal(0, 1, 5), rng.normal(2, 3, 5)
+    theirs = stats.ttest_ind(second, first, equal_var=False)
+    exact, ours = theirs.confidence_interval(), seed_difference(first, second)
+    assert ours.value == pytest.approx(second.mean() - first.mean())
+    # whole degrees of freedom, rounded down: never narrower, and a little wider at most
+    wider = (ours.high - ours.low) / (exact.high - exact.low)
+    assert 1 <= wider < stats.t.ppf(0.975, int(theirs.df)) / stats.t.ppf(0.975, int(theirs.df) + 1)
+
+
+def test_one_seed_has_no_interval_over_seeds():
+    with pytest.raises(ValueError, match='two runs'):
+        seed_interval(np.array([1.0]))
+    with pytest.raises(ValueError, match='got 3 and 1'):
+        seed_difference(np.zeros(3), np.zeros(1))
+    assert seed_difference(np.ones(3), np.full(3, 2.0)) == Interval(1.0, 1.0, 1.0)

@@ -1,10 +1,10 @@
 """Train the embedded models from nothing but drawn scenes.
 
-    python tools/make_tiny.py vae generator refine polish reward taste backbone prompts --out vipo/assets
+    python tools/make_tiny.py vae generator refine polish reward taste pick backbone prompts --out vipo/assets
 
 Each stage is seeded and writes the layout of its full-size sibling; pictures of the progress go to ``--report``.
 The stage ``generator`` needs the result of ``vae`` in ``--out``, ``refine`` that of ``generator``,
-``polish`` that of ``refine``; ``taste`` needs those of ``polish`` and ``reward``.
+``polish`` that of ``refine``; ``taste`` needs those of ``polish`` and ``reward``, ``pick`` that of ``polish``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from tools.tiny import backbone, generator, prompts, reward, taste, vae
+from tools.tiny import backbone, generator, pick, prompts, reward, taste, vae
 
 #: stage -> (function, optimiser steps, batch size)
 STAGES = {
@@ -27,6 +27,7 @@ STAGES = {
     'polish': (generator.polish, 5000, 48),
     'reward': (reward.train, 3000, 96),
     'taste': (taste.train, 1200, 96),
+    'pick': (pick.train, 1400, 64),
     'backbone': (backbone.train, 800, 24),
     'prompts': (prompts.write, 0, 0),
 }

@@ -105,3 +105,43 @@ def paired_difference(first: np.ndarray, second: np.ndarray, resamples: int = 10
     grain = 1e-12 * max(np.abs(side[:, keep]).max() for side in sides)
     low, high = (0.0 if abs(end) < grain else end for end in (low, high))
     return Interval(float(sides[1][:, keep].mean() - sides[0][:, keep].mean()), float(low), float(high))
+
+
+#: Two-sided 95 % quantile of Student's t for 1, 2, ... degrees of freedom; beyond, the last one is a bit too wide.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def seed_difference(first: np.ndarray, second: np.ndarray) -> Interval:
+    """Mean of ``second`` minus mean of ``first`` with Welch's interval: what another set of seeds would give.
+
+    Args:
+        first, second: ``(S,)`` one number of each run, at least two on each side.
+
+    Raises:
+        ValueError: a side has less than two runs.
+    """
+    sides = [np.asarray(side, np.float64) for side in (first, second)]
+    if min(map(len, sides)) < 2:
+        raise ValueError(f'an interval over seeds needs two runs on each side, got {len(sides[0])} and {len(sides[1])}')
+    errors = [side.var(ddof=1) / len(side) for side in sides]
+    total = sum(errors)
+    freedom = sum(e**2 / (len(side) - 1) for e, side in zip(errors, sides, strict=True))
+    return _student(sides[1].mean() - sides[0].mean(), total, total**2 / freedom if freedom else 1.0)
+
+
+def seed_interval(values: np.ndarray) -> Interval:
+    """Mean of one number of each run ``(S,)``, S at least two, with Student's interval over runs.
+
+    Raises:
+        ValueError: there are less than two runs.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        raise ValueError(f'an interval over seeds needs two runs, got {len(values)}')
+    return _student(values.mean(), values.var(ddof=1) / len(values), len(values) - 1)
+
+
+def _student(value: float, variance: float, freedom: float) -> Interval:
+    whole = int(freedom + 1e-9)  # rounded down, which widens
+    half = _T95[min(max(whole, 1), len(_T95)) - 1] * math.sqrt(variance)
+    return Interval(float(value), float(value - half), float(value + half))

@@ -52,7 +52,8 @@ def pairs(out: Path, count: int, seed: int, batch: int = 48) -> tuple[list[str],
     return prompts, drawn, made
 
 
-def _draws(pool: tuple[list[str], Tensor, Tensor], batch: int, seed: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+def draws(pool: tuple[list[str], Tensor, Tensor], batch: int, seed: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """Endless ``(prompts, drawings, attempts)`` from what :func:`pairs` made, each ``(batch, 3, S, S)`` in [0, 1]."""
     prompts, drawn, made = pool
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -70,7 +71,7 @@ def train(out: Path, report: Path, steps: int, batch: int, seed: int, pool: int 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: cosine_lr(s, steps, 100))
     sampled = pairs(out, pool, seed + 20_000)
     save_grid(torch.cat([sampled[1][:24], sampled[2][:24]]).float() / 255, report / 'taste.png')
-    drawings, attempts = batches(batch, seed + 1, wear=0.15, flaws=TASTE_FLAWS), _draws(sampled, batch // 3, seed)
+    drawings, attempts = batches(batch, seed + 1, wear=0.15, flaws=TASTE_FLAWS), draws(sampled, batch // 3, seed)
     progress = Progress('taste', steps, 30)
     won = 0.5
     for step in range(steps):

@@ -16,7 +16,9 @@ STEP_SELECTORS = Registry('step selector', build_func=build_component, scope='vi
 REWARDS = Registry('reward', build_func=build_component, scope='vipo', locations=['vipo.rewards', 'vipo.scenes.judge'])
 BACKBONES = Registry('backbone', build_func=build_component, scope='vipo', locations=['vipo.structurers.backbones'])
 ALLOCATORS = Registry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
-STRUCTURERS = Registry('structurer', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
+STRUCTURERS = Registry(
+    'structurer', build_func=build_component, scope='vipo', locations=['vipo.structurers', 'vipo.scenes.oracle']
+)
 LOSSES = Registry('loss', build_func=build_component, scope='vipo', locations=['vipo.losses'])
 STRATEGIES = Registry('strategy', build_func=build_component, scope='vipo', locations=['vipo.engine.strategies'])
 

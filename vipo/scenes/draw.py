@@ -68,14 +68,29 @@ def object_places(scene: Scene, side: int) -> Tensor:
     A square holds every drawing of its object: its named place with all jitter and its largest radius. What lies
     outside of all squares is background, whatever a picture of the scene shows there.
     """
-    pair = len(scene.objects) == 2
-    places = _PAIRS[scene.placement] if pair else (_CENTERS[scene.placement],)
     grid = (torch.arange(side, dtype=torch.float32) + 0.5) / side
     inside = torch.zeros(side, side, dtype=torch.bool)
-    for thing, (x, y) in zip(scene.objects, places, strict=True):
+    for thing, (x, y) in zip(scene.objects, _places_of(scene), strict=True):
         reach = RADII[thing.size][1] * _EXTENT + JITTER
         inside |= ((grid - y).abs() <= reach)[:, None] & ((grid - x).abs() <= reach)[None]
     return inside
+
+
+def named_masks(scene: Scene, side: int) -> Tensor:
+    """Coverage ``(objects, side, side)`` in [0, 1] of each named object, at its named place and in its middle size."""
+    grid = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    places = _places_of(scene)
+    x = torch.stack([(grid - px)[None, :] for px, _ in places]) * side
+    y = torch.stack([(grid - py)[:, None] for _, py in places]) * side
+    radii = torch.tensor([sum(RADII[thing.size]) / 2 * side for thing in scene.objects])
+    shapes = torch.tensor([SHAPES.index(thing.shape) for thing in scene.objects])
+    x, y = torch.broadcast_tensors(x, y)
+    return (0.5 - shape_distance(x, y, radii[:, None, None], shapes)).clamp(0, 1)
+
+
+def _places_of(scene: Scene) -> tuple[tuple[float, float], ...]:
+    """Named centre ``(x, y)`` of each object, as fractions of the side."""
+    return _PAIRS[scene.placement] if len(scene.objects) == 2 else (_CENTERS[scene.placement],)
 
 
 def _texture(kind: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -115,9 +130,7 @@ def draw(scenes: Sequence[Scene], seed: int, side: int = 64) -> Drawing:
     colors = torch.zeros(batch, 2, 3)
     present = torch.zeros(batch, 2)
     for b, scene in enumerate(scenes):
-        pair = len(scene.objects) == 2
-        places = _PAIRS[scene.placement] if pair else (_CENTERS[scene.placement],)
-        for k, (thing, place) in enumerate(zip(scene.objects, places, strict=True)):
+        for k, (thing, place) in enumerate(zip(scene.objects, _places_of(scene), strict=True)):
             low, high = RADII[thing.size]
             centers[b, k] = torch.tensor([p + rng.uniform(-JITTER, JITTER) for p in place])
             radii[b, k] = rng.uniform(low, high)

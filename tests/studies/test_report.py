@@ -1,0 +1,82 @@
+"""Tables and figures from a small CSV whose numbers are known."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.studies.collect import CURVE, RESULTS
+from tools.studies.report import BEGIN, END, Results, write_report
+from tools.study import main
+
+#: Changes by seed, of two variants.
+REWARD = {'grpo': (0.1, 0.2, 0.3), 'vipo': (0.3, 0.4, 0.5)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with open(tmp_path / 'results.csv', 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(RESULTS)
+        for variant, changes in REWARD.items():
+            for seed, change in enumerate(changes):
+                writer.writerow(['a', variant, seed, 'reward', 1.0, 1.0 + change, change, change - 0.01, change + 0.01])
+        writer.writerow(['a', 'vipo', 0, 'change/background', '', '', 0.25, 0.2, 0.3])
+        writer.writerow(['d', 'red_grpo', 0, 'reward', 0, 0.5, 0.5, 0.45, 0.55])
+    with open(tmp_path / 'redness.csv', 'w', newline='') as file:
+        rows = [['red_grpo', 0, i, m, i / 20] for i in (0, 10) for m in ('reward', 'judge', 'judge/shape')]
+        csv.writer(file).writerows([CURVE, *rows])
+    return tmp_path
+
+
+def test_numbers(folder):
+    """By hand: std 0.1, three seeds, t = 4.303; Welch of equal spreads has four degrees of freedom, t = 2.776."""
+    results = Results(folder / 'results.csv')
+    change = results.change('vipo', 'reward')
+    half = 4.303 * 0.1 / np.sqrt(3)
+    assert (change.value, change.low, change.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    less = results.against('vipo', 'grpo', 'reward')
+    half = 2.776 * 0.1 * np.sqrt(2 / 3)
+    assert (less.value, less.high) == pytest.approx((0.2, 0.2 + half), abs=1e-6)
+    # a single seed has the interval of its prompts, and no difference from others
+    assert results.change('vipo', 'change/background').low == 0.2
+    assert results.against('vipo', 'grpo', 'change/background') is None
+    assert results.change('grpo', 'change/background') is None
+
+
+def test_page_and_figures(folder):
+    page, figures = write_report(folder)
+    text = page.read_text()
+    assert '| `vipo` | 3 | +0.40 (+0.15 to +0.65) |  |  | 0.25' in text
+    assert 'Less `grpo`:' in text
+    assert '| `vipo` | +0.20 (-0.03 to +0.43) |' in text
+    assert '| `red_grpo` | 1 | +0.50' in text
+    assert 'section_e.png' not in text
+    assert [figure.name for figure in figures] == ['section_a.png', 'section_d.png', 'redness.png']
+    for figure in figures:
+        assert np.asarray(Image.open(figure).convert('L')).std() > 5
+        assert f'({figure.name})' in text
+
+
+def test_words_around_the_tables_stay(folder):
+    page, _ = write_report(folder)
+    once = page.read_text()
+    page.write_text(once.replace('# The study\n', '# The study\n\nWhat we found.\n') + '\nHow sure we are.\n')
+    assert main(['--report', '--out', str(folder)]) == 0
+    text = page.read_text()
+    assert text.index('What we found.') < text.index(BEGIN) < text.index(END) < text.index('How sure we are.')
+    assert text.count('### a.') == 1
+    page.write_text('# no marks')
+    assert main(['--report', '--out', str(folder)]) == 2
+    assert page.read_text() == '# no marks'
+
+
+def test_figures_are_the_same_every_time(folder):
+    first = [figure.read_bytes() for figure in write_report(folder)[1]]
+    assert first == [figure.read_bytes() for figure in write_report(folder)[1]]
+
+
+def test_missing_table_says_where_it_comes_from(tmp_path, capsys):
+    assert main(['--report', '--out', str(tmp_path)]) == 2
+    assert 'tools/study.py writes one' in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""Tables and figures of the study, from its CSV alone."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tools.studies.variants import SECTIONS, VARIANTS
+from vipo.comparison.charts import COLORS
+from vipo.statistics import Interval, seed_difference, seed_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEGIN, END = '<!-- study: begin -->', '<!-- study: end -->'
+#: Measure -> its heading, in the order of the columns.
+MEASURES = {
+    'reward': 'trained reward',
+    'judge': 'judge',
+    'pick': 'second model',
+    'change/background': 'background change',
+    'diversity/pixels': 'diversity',
+}
+RED = {
+    'reward': 'redness',
+    'judge': 'judge',
+    'judge/shape': 'shape',
+    'judge/color': 'colour',
+    'judge/count': 'count',
+    'hps': 'preference',
+    'change/background': 'background change',
+}
+CLIP = {
+    'log/clipped_fraction': 'clipped',
+    'log/clipped_inside': 'clipped, map high',
+    'log/clipped_outside': 'clipped, map low',
+}
+#: What the runs of a section are compared with; it stands first in their tables.
+REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo'}
+#: Lines that a section borrows from others.
+BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo')}
+
+
+class Results:
+    """``results.csv``: change of each measure, by variant and seed.
+
+    Raises:
+        ValueError: the file is missing, or is no table of results.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._changes: dict[tuple[str, str], dict[int, Interval]] = defaultdict(dict)
+        try:
+            with open(path, newline='', encoding='utf-8') as file:
+                for row in csv.DictReader(file):
+                    numbers = (float(row[key]) for key in ('difference', 'low', 'high'))
+                    self._changes[row['variant'], row['measure']][int(row['seed'])] = Interval(*numbers)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f'{path} is no table of results ({error}); tools/study.py writes one') from error
+
+    def has(self, variant: str) -> bool:
+        return any(name == variant for name, _ in self._changes)
+
+    def seeds(self, variant: str) -> list[int]:
+        return sorted({seed for (name, _), of in self._changes.items() if name == variant for seed in of})
+
+    def change(self, variant: str, measure: str) -> Interval | None:
+        """Mean over seeds with its interval over seeds; of a single one, its own over prompts."""
+        of = self._changes.get((variant, measure), {})
+        if len(of) == 1:
+            return next(iter(of.values()))
+        return seed_interval(self._values(variant, measure)) if of else None
+
+    def against(self, variant: str, reference: str, measure: str) -> Interval | None:
+        """Difference of the changes; None where a side has less than two seeds."""
+        sides = [self._values(name, measure) for name in (reference, variant)]
+        return seed_difference(*sides) if min(map(len, sides)) > 1 else None
+
+    def _values(self, variant: str, measure: str) -> np.ndarray:
+        return np.array([x.value for x in self._changes.get((variant, measure), {}).values()])
+
+
+def write_report(folder: Path) -> tuple[Path, list[Path]]:
+    """Write the figures, and the tables into ``README.md``; what stands outside of their two marks is kept.
+
+    Raises:
+        ValueError: the CSV or one of the marks is missing.
+    """
+    results = Results(folder / 'results.csv')
+    lines, figures = [BEGIN, ''], []
+    for section, title in SECTIONS.items():
+        names = names_of(section, results)
+        if not any(v.name in names for v in VARIANTS if v.section == section):
+            continue
+        columns = columns_of(section)
+        lines += [f'### {section}. {title[0].upper()}{title[1:]}', '', *_table(results, names, columns), '']
+        lines += _comparison(results, names, REFERENCES[section], columns)
+        figures.append(_forest(results, names, columns, folder / f'section_{section}.png', title))
+        lines += [f'![{title}]({figures[-1].name})', '']
+        if section == 'd' and (folder / 'redness.csv').exists():
+            figures.append(_redness(folder / 'redness.csv', folder / 'redness.png'))
+            lines += ['![Redness and what it costs, by iteration](redness.png)', '']
+    page = folder / 'README.md'
+    text = page.read_text(encoding='utf-8') if page.exists() else f'# The study\n\n{BEGIN}\n{END}\n'
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f'{page} must hold {BEGIN} and {END} once each: the tables go between them')
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f'{before}{chr(10).join([*lines, END])}{after}', encoding='utf-8')
+    return page, figures
+
+
+def names_of(section: str, results: Results) -> list[str]:
+    """Variants of a section that have results, the borrowed ones first."""
+    own = [variant.name for variant in VARIANTS if variant.section == section]
+    return [name for name in (*BORROWED.get(section, ()), *own) if results.has(name)]
+
+
+def columns_of(section: str) -> dict[str, str]:
+    if section == 'd':
+        return RED
+    return {**MEASURES, **CLIP} if section == 'f' else MEASURES
+
+
+def _table(results: Results, names: Sequence[str], columns: dict[str, str]) -> list[str]:
+    lines = [f'| variant | seeds | {" | ".join(columns.values())} |', f'| --- | --- |{" --- |" * len(columns)}']
+    for name in names:
+        cells = [_cell(results.change(name, measure), _sign(measure)) for measure in columns]
+        lines.append(f'| `{name}` | {len(results.seeds(name))} | {" | ".join(cells)} |')
+    return lines
+
+
+def _comparison(results: Results, names: Sequence[str], reference: str, columns: dict[str, str]) -> list[str]:
+    """Differences from the reference, where there are seeds enough for an interval."""
+    lines = []
+    for name in names:
+        found = [results.against(name, reference, measure) for measure in columns]
+        if name != reference and any(found):
+            lines.append(f'| `{name}` | {" | ".join(_cell(x, "+") for x in found)} |')
+    if not lines:
+        return []
+    head = [f'Less `{reference}`:', '', f'| variant | {" | ".join(columns.values())} |']
+    return [*head, f'| --- |{" --- |" * len(columns)}', *lines, '']
+
+
+def _sign(measure: str) -> str:
+    return '' if measure.startswith(('change/', 'log/', 'distance/')) else '+'
+
+
+def _cell(interval: Interval | None, sign: str) -> str:
+    return '' if interval is None else interval.describe(sign)
+
+
+def _forest(results: Results, names: Sequence[str], columns: dict[str, str], path: Path, title: str) -> Path:
+    """A panel for each measure, a line for each variant: the mean and its interval."""
+    figure, panels = _figure(2.2 * len(columns) + 1.6, 1.1 + 0.28 * len(names), 1, len(columns))
+    places = np.arange(len(names))
+    for number, (axes, (measure, heading)) in enumerate(zip(panels[0], columns.items(), strict=True)):
+        for place, name in enumerate(names):
+            if (x := results.change(name, measure)) is not None:
+                axes.plot([x.low, x.high], [place, place], color=COLORS[0], lw=1.6)
+                axes.plot(x.value, place, 'o', color=COLORS[0], ms=5)
+        axes.set_yticks(places, names if number == 0 else [''] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.axvline(0, color='#999999', lw=0.8)
+        axes.set_title(heading, fontsize=10)
+        axes.tick_params(labelsize=8)
+        axes.locator_params(axis='x', nbins=4)
+        axes.grid(axis='x', alpha=0.3)
+    figure.suptitle(f'{title[0].upper()}{title[1:]}: change by training, 95 % intervals', fontsize=10)
+    figure.savefig(path, dpi=110, metadata={'Software': None})
+    return path
+
+
+def _redness(source: Path, path: Path) -> Path:
+    """Redness and the judge's parts by iteration, and the judge by redness: the price of the same hacking."""
+    curves: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    with open(source, newline='', encoding='utf-8') as file:
+        for row in csv.DictReader(file):
+            curves[row['variant']][row['measure']][int(row['iteration'])].append(float(row['value']))
+    parts = {'reward': 'redness', 'judge/shape': 'shape', 'judge/color': 'colour', 'judge/count': 'count'}
+    figure, panels = _figure(3 * (len(parts) + 1), 3.2, 1, len(parts) + 1)
+    for color, (variant, measures) in zip(COLORS * len(curves), curves.items(), strict=False):
+        for axes, measure in zip(panels[0], parts, strict=False):
+            x = sorted(measures[measure])
+            values = [measures[measure][i] for i in x]
+            axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.18, lw=0)
+            axes.plot(x, [np.mean(v) for v in values], 'o-', color=color, ms=3, lw=1.6, label=variant)
+        steps = sorted(measures['judge'])
+        red, judge = ([np.mean(measures[name][i]) for i in steps] for name in ('reward', 'judge'))
+        panels[0][-1].plot(red, judge, 'o-', color=color, ms=3, lw=1.6, label=variant)
+    for axes, heading in zip(panels[0], parts.values(), strict=False):
+        _finish(axes, 'policy iteration', heading)
+    _finish(panels[0][-1], 'redness', 'judge')
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=110, metadata={'Software': None})
+    return path
+
+
+def _finish(axes: Axes, below: str, title: str) -> None:
+    axes.set_xlabel(below, fontsize=9)
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
