@@ -22,7 +22,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['vipo', 'vipo.*']),
-    package_data={'vipo': ['py.typed', 'assets/**/*']},
+    package_data={'vipo': ['py.typed', 'assets/**/*', 'comparison/templates/*']},
     include_package_data=True,
     python_requires='>=3.10',
     install_requires=[
@@ -42,6 +42,7 @@ setup(
         'safetensors',
         'tensorboard',
         'matplotlib',
+        'jinja2',
         'pillow>=10.1',
         'numpy',
         'setuptools',

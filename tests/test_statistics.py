@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vipo.statistics import paired_gain
+from vipo.statistics import Interval, mean_interval, paired_difference, paired_gain
 
 
 def test_by_hand():
@@ -66,3 +66,55 @@ def test_nothing_to_measure_by(before):
     before = np.array(before)
     with pytest.raises(ValueError, match='two pairs'):
         paired_gain(before, before + 1)
+
+
+def test_difference_of_one_run_each_is_the_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    first = rng.normal(1, 2, 80)
+    second = first + rng.normal(0.3, 0.5, 80)
+    ours = paired_difference(first, second)
+    theirs = stats.bootstrap(
+        (second - first,), np.mean, method='percentile', n_resamples=10_000, rng=1
+    ).confidence_interval
+    assert ours.value == pytest.approx((second - first).mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    assert mean_interval(second - first).low == pytest.approx(theirs.low, abs=0.01)
+
+
+def test_several_seeds_widen_the_interval_by_how_much_they_differ():
+    """With prompts that all agree, what is left is the spread of the mean of the drawn seeds."""
+    runs = np.repeat(np.array([[0.0], [1.0], [2.0], [3.0]]), 50, axis=1)
+    ours = paired_difference(np.zeros(50), runs)
+    means = np.random.default_rng(1).choice(4, size=(20_000, 4)).mean(1)
+    assert ours.value == 1.5
+    assert (ours.low, ours.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.13)
+    assert mean_interval(runs[:1]).high == 0.0
+    assert paired_difference(runs[:1] + 0.3, runs[:1] + 0.3) == Interval(0.0, 0.0, 0.0)
+
+
+def test_prompts_are_drawn_in_common():
+    """Prompts of very different difficulty cancel out of a difference, and only of a difference."""
+    hard = np.random.default_rng(0).normal(size=60)
+    paired = paired_difference(np.stack([hard, hard]), np.stack([hard + 0.1, hard + 0.1]))
+    assert (paired.low, paired.high) == pytest.approx((0.1, 0.1))
+    assert mean_interval(hard).high - mean_interval(hard).low > 0.2
+
+
+def test_prompts_with_a_nan_anywhere_are_left_out():
+    first = np.array([[0.0, 0.0, np.nan], [0.0, 0.0, 0.0]])
+    assert paired_difference(first, np.array([1.0, 3.0, 100.0])).value == 2.0
+    with pytest.raises(ValueError, match='no prompt'):
+        paired_difference(np.array([np.nan]), np.array([1.0]))
+
+
+@pytest.mark.parametrize(
+    ('interval', 'text'),
+    [
+        (Interval(0.0123456, 0.00785, 0.01847), '+0.012 (+0.008 to +0.018)'),
+        (Interval(12.345, 10.0, 14.0), '+12.3 (+10.0 to +14.0)'),
+        (Interval(2.2e-7, 1e-7, 3e-7), '+2.2e-07 (+1.0e-07 to +3.0e-07)'),
+        (Interval(1.0, 1.0, 1.0), '+1.000 (+1.000 to +1.000)'),
+    ],
+)
+def test_interval_as_text(interval, text):
+    assert interval.describe('+') == text

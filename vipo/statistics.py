@@ -1,23 +1,46 @@
-"""Paired comparison of two policies on the same prompts and seeds."""
+"""Paired comparison of policies on the same prompts and seeds."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Gain:
-    """``(mean after - mean before) / std before`` with its paired bootstrap 95 % interval."""
+class Interval:
+    """A statistic with its bootstrap 95 % interval."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def decimals(self) -> int:
+        """Places after the point that it is worth: two digits of its width."""
+        width = self.high - self.low
+        # What is left of rounding is no width.
+        return (
+            3
+            if not width > 1e-9 * max(abs(self.low), abs(self.high))
+            else min(6, max(0, 1 - math.floor(math.log10(width))))
+        )
 
-def paired_gain(before: np.ndarray, after: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Gain:
-    """Gain in units of the per-sample spread before training.
+    def describe(self, sign: str = '') -> str:
+        """As text; ``sign='+'`` for a difference."""
+        value, low, high = (fixed(x, self.decimals, sign) for x in (self.value, self.low, self.high))
+        return f'{value} ({low} to {high})'
+
+
+def fixed(value: float, decimals: int, sign: str = '') -> str:
+    """With this many places, or in powers of ten where all of them would be zeros."""
+    tiny = 0 < abs(value) < 0.5 * 10**-decimals and decimals == 6
+    return f'{value:{sign}.1e}' if tiny else f'{value:{sign}.{decimals}f}'
+
+
+def paired_gain(before: np.ndarray, after: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """``(mean after - mean before) / std before``: the gain in units of the per-sample spread before training.
 
     Pairs are resampled with replacement, and both the mean difference and the spread are computed anew each time.
 
@@ -37,4 +60,48 @@ def paired_gain(before: np.ndarray, after: np.ndarray, resamples: int = 10_000, 
     spread = np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1), np.nan)
     gains = (after - before)[index].mean(axis=1) / spread
     low, high = np.nanpercentile(gains, [2.5, 97.5])
-    return Gain((after - before).mean() / before.std(), float(low), float(high))
+    return Interval(float((after - before).mean() / before.std()), float(low), float(high))
+
+
+def mean_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean over prompts, and over runs where there are several.
+
+    Args:
+        values: ``(N,)`` of one run, or ``(S, N)`` of S runs that differ in their seed; prompts with a NaN in any of
+            them are left out.
+
+    Raises:
+        ValueError: no prompt is left.
+    """
+    return paired_difference(np.zeros_like(np.atleast_2d(values)[:1]), values, resamples, seed)
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of ``second`` minus mean of ``first``.
+
+    Prompts are resampled in common, since both sides were sampled from the same prompts and seeds. Runs are resampled
+    on each side for itself, since runs of equal seed are no pairs once they learn from different things (a bootstrap of
+    two levels: Davison and Hinkley 1997, section 3.8). With one run on a side, the interval knows nothing of how much
+    another seed would differ.
+
+    Args:
+        first, second: ``(N,)``, or ``(S, N)`` of S runs; prompts with a NaN anywhere are left out.
+
+    Raises:
+        ValueError: no prompt is left.
+    """
+    sides = [np.atleast_2d(side).astype(np.float64) for side in (first, second)]
+    keep = np.logical_and.reduce([np.isfinite(side).all(axis=0) for side in sides])
+    if not keep.any():
+        raise ValueError('no prompt has a valid score on both sides')
+    rng = np.random.default_rng(seed)
+    prompts = rng.multinomial(keep.sum(), np.full(keep.sum(), 1 / keep.sum()), size=resamples) / keep.sum()
+    means = []
+    for side in sides:
+        runs = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=resamples) / len(side)
+        means.append((runs * (prompts @ side[:, keep].T)).sum(axis=1))
+    low, high = np.percentile(means[1] - means[0], [2.5, 97.5])
+    # Equal sides differ by rounding alone, which would look like an interval around zero.
+    grain = 1e-12 * max(np.abs(side[:, keep]).max() for side in sides)
+    low, high = (0.0 if abs(end) < grain else end for end in (low, high))
+    return Interval(float(sides[1][:, keep].mean() - sides[0][:, keep].mean()), float(low), float(high))

@@ -1,7 +1,8 @@
-"""Times the phases of an iteration and shows that something is happening."""
+"""Times the phases of an iteration, shows that something is happening, and reads how much memory it took."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 import time
@@ -33,6 +34,14 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def peak_memory() -> float:
+    """MiB: of this rank's GPU since MMEngine last logged, or without one of this process since it began."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == 'darwin' else 2**10  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 class Progress(NamedTuple):

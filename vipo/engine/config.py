@@ -48,8 +48,11 @@ KNOWN_KEYS = frozenset(
 )
 
 
-def read_config(path: str | Path) -> Config:
+def read_config(path: str | Path, imports: bool = True) -> Config:
     """Parse a config file.
+
+    Args:
+        imports: whether its ``custom_imports`` are imported, which a look at its values does not need.
 
     Raises:
         ConfigError: the file does not exist or is no valid config.
@@ -58,7 +61,7 @@ def read_config(path: str | Path) -> Config:
         problem = 'is a folder' if Path(path).is_dir() else 'does not exist'
         raise ConfigError(f'config file {str(path)!r} {problem}')
     try:
-        return Config.fromfile(path)
+        return Config.fromfile(path, import_custom_modules=imports)
     except ConfigError:
         raise
     except Exception as error:

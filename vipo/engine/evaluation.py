@@ -68,18 +68,59 @@ class Evaluation:
         write_atomically(path, write)
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
-        """Read what :meth:`save` wrote."""
+    def load(cls, path: Path, pictures: bool = True) -> Evaluation:
+        """Read what :meth:`save` wrote; without ``pictures``, :attr:`pixels` is empty."""
         with np.load(path, allow_pickle=False) as data:
             scores = {k.removeprefix('score:'): data[k] for k in data.files if k.startswith('score:')}
-            return cls([str(p) for p in data['prompts']], scores, data['pixels'], str(data['setup']))
+            pixels = data['pixels'] if pictures else np.zeros((0, 3, 1, 0, 0), np.uint8)
+            return cls([str(p) for p in data['prompts']], scores, pixels, str(data['setup']))
 
 
 def setup_of(cfg: Config) -> str:
     """The parts of a config that decide what an untrained generator scores, as text."""
     generator = {k: v for k, v in cfg.generator.items() if k not in _NOT_COMPARED}
     parts = {'generator': generator, **{k: cfg.get(k) for k in ('reward', 'eval_rewards', 'evaluation')}}
-    return json.dumps(parts, sort_keys=True, default=lambda x: getattr(x, '__qualname__', type(x).__qualname__))
+    return json.dumps(plain(parts), sort_keys=True)
+
+
+def plain(value: Any) -> Any:
+    """A part of a config as JSON can hold it; classes and functions by their names."""
+    return json.loads(json.dumps(value, default=lambda x: getattr(x, '__qualname__', type(x).__qualname__)))
+
+
+def noise_seed(seed: int, prompt: int, sample: int = 0) -> int:
+    """Seed of the initial noise of a held-out prompt, by its place in the file; ``sample`` counts several of one."""
+    return derive_seed('evaluation', seed, prompt, *((sample,) if sample else ()))
+
+
+def draw_samples(
+    generator: Generator,
+    velocity: Callable[[Tensor, float, Conditioning], Tensor],
+    conditioning: Conditioning,
+    seeds: list[int],
+    sigmas: Tensor,
+) -> Tensor:
+    """Pixels ``(B, 3, F, Y, X)`` in [0, 1] by the ODE, one for each prompt and seed."""
+    noise = SampleNoise(seeds, generator.latent_shape(), generator.device)('initial')
+    return generator.decode(integrate(lambda x, sigma: velocity(x, sigma, conditioning), noise, sigmas))
+
+
+def score_all(
+    rewards: dict[str, Reward], pixels: Tensor, prompts: list[str], records: list[dict[str, Any]]
+) -> dict[str, Tensor]:
+    """Scores ``(B,)`` by reward name, and under ``name/part`` its parts; NaN where invalid."""
+    scores: dict[str, Tensor] = {}
+    for name, reward in rewards.items():
+        output = score(reward, name, pixels, prompts, records)
+        scores[name] = output.scores.masked_fill(~output.valid, float('nan')).cpu()
+        for part, value in output.parts.items():
+            scores[f'{name}/{part}'] = value.float().masked_fill(~output.valid, float('nan')).cpu()
+    return scores
+
+
+def quantised(pixels: Tensor) -> np.ndarray:
+    """Pixels in [0, 1] as uint8."""
+    return (pixels * 255).round().byte().cpu().numpy()
 
 
 @torch.no_grad()
@@ -114,20 +155,12 @@ def evaluate(
             index = mine[start : start + batch_size]
             prompts = [records[i]['prompt'] for i in index]
             conditioning = generator.encode(prompts).to(generator.device)
-            seeds = [derive_seed('evaluation', seed, i) for i in index]
-            noise = SampleNoise(seeds, generator.latent_shape(), generator.device)('initial')
-            latents = integrate(lambda x, sigma, cond=conditioning: velocity(x, sigma, cond), noise, sigmas)
-            pixels = generator.decode(latents)
-            scores: dict[str, Tensor] = {}
-            for name, reward in rewards.items():
-                output = score(reward, name, pixels, prompts, [records[i] for i in index])
-                scores[name] = output.scores.masked_fill(~output.valid, float('nan')).cpu()
-                for part, value in output.parts.items():
-                    scores[f'{name}/{part}'] = value.float().masked_fill(~output.valid, float('nan')).cpu()
-            quantised = (pixels * 255).round().byte().cpu().numpy()
+            seeds = [noise_seed(seed, i) for i in index]
+            pixels = draw_samples(generator, velocity, conditioning, seeds, sigmas)
+            scores = score_all(rewards, pixels, prompts, [records[i] for i in index])
+            levels = quantised(pixels)
             rows += [
-                {'pixels': quantised[j], 'scores': {k: v[j].item() for k, v in scores.items()}}
-                for j in range(len(index))
+                {'pixels': levels[j], 'scores': {k: v[j].item() for k, v in scores.items()}} for j in range(len(index))
             ]
             clock.advance(len(index))
     if get_world_size() > 1:

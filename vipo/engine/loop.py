@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,7 +14,8 @@ from torch.utils.data import DataLoader
 from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
-from vipo.engine.parallel import EqualWeights, check_same, check_same_names, gather, over_ranks
+from vipo.engine.clock import peak_memory
+from vipo.engine.parallel import EqualWeights, check_same, check_same_names, encode_in_shares, gather, over_ranks
 from vipo.engine.preemption import stop_if_asked
 from vipo.engine.scoring import check_valid, score
 from vipo.engine.update import update
@@ -65,16 +65,10 @@ class PolicyLoop(IterBasedTrainLoop):
     def encode_ahead(self) -> None:
         """Have the generator store what the rest of the run will ask for; ranks divide what is missing."""
         generator, prompts = self.components.generator, self.prompts_to_come()
-        missing, sampler = generator.unencoded(prompts), self.dataloader.sampler
-        if missing and not hasattr(sampler, 'dealt'):
+        sampler = self.dataloader.sampler
+        if not hasattr(sampler, 'dealt') and generator.unencoded(prompts):
             self.runner.logger.info(f'{type(sampler).__name__} cannot say what it will deal: all prompts are encoded')
-        barrier()  # before anybody writes, so that all divide the same list
-        mine = missing[get_rank() :: get_world_size()]
-        with self.clock.phase('encode prompts ahead', len(mine)):
-            generator.encode_ahead(mine, self.clock.advance)
-            barrier()
-            # Nothing is left to do here, unless the ranks do not share the folder.
-            generator.encode_ahead(generator.unencoded(prompts), self.clock.advance)
+        encode_in_shares(generator, prompts, self.clock)
 
     def prompts_to_come(self) -> list[str]:
         """Prompts that the sampler deals from here to the end of the run, and those of the evaluation."""
@@ -100,6 +94,7 @@ class PolicyLoop(IterBasedTrainLoop):
         runner.call_hook('after_update', samples=samples)
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
+        logs['memory/peak_mib'] = peak_memory()
         runner.call_hook(
             'after_train_iter',
             batch_idx=self._iter,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, all_reduce, barrier, get_world_size, is_distributed
+from mmengine.dist import all_gather, all_gather_object, all_reduce, barrier, get_rank, get_world_size, is_distributed
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from vipo.engine.checksum import checksum
+from vipo.engine.clock import PhaseClock
 from vipo.engine.scoring import RunStopped
 from vipo.engine.watchdog import current_watchdog
+from vipo.generators.base import Generator
 from vipo.registry import ConfigError
 
 
@@ -51,7 +53,7 @@ def check_same_names(names: Iterable[str], what: str) -> list[str]:
 
 
 def over_ranks(logs: dict[str, float], samples: int) -> dict[str, float]:
-    """Values to log, the same on every rank: the largest of a deviation, the mean of everything else.
+    """Values to log, the same on every rank: the largest of a deviation or a peak, the mean of everything else.
 
     Args:
         samples: of this rank; the mean counts each alike.
@@ -62,10 +64,22 @@ def over_ranks(logs: dict[str, float], samples: int) -> dict[str, float]:
     total = sum(count for count, _ in everyone)
     return {
         name: max(theirs[name] for _, theirs in everyone)
-        if name.endswith('deviation')
+        if name.endswith(('deviation', 'peak_mib'))
         else sum(count * theirs[name] for count, theirs in everyone) / total
         for name in logs
     }
+
+
+def encode_in_shares(generator: Generator, prompts: Sequence[str], clock: PhaseClock) -> None:
+    """Have a generator that stores encodings store those of all prompts; ranks divide what is missing."""
+    missing = generator.unencoded(prompts)
+    barrier()  # before anybody writes, so that all divide the same list
+    mine = missing[get_rank() :: get_world_size()]
+    with clock.phase('encode prompts ahead', len(mine)):
+        generator.encode_ahead(mine, clock.advance)
+        barrier()
+        # Nothing is left to do here, unless the ranks do not share the folder.
+        generator.encode_ahead(generator.unencoded(prompts), clock.advance)
 
 
 def leave() -> None:

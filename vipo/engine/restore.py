@@ -14,8 +14,11 @@ from vipo.generators.base import Generator
 from vipo.registry import GENERATORS, ConfigError
 
 
-def config_of(checkpoint: str | Path) -> Config:
+def config_of(checkpoint: str | Path, imports: bool = True) -> Config:
     """The config that a run left beside its checkpoints.
+
+    Args:
+        imports: see :func:`~vipo.engine.config.read_config`.
 
     Raises:
         ConfigError: there is none, or there are several.
@@ -25,7 +28,7 @@ def config_of(checkpoint: str | Path) -> Config:
         raise ConfigError(
             f'{Path(checkpoint).parent} holds {len(found)} config files, one was expected; name it with --config'
         )
-    return read_config(found[0])
+    return read_config(found[0], imports)
 
 
 def load_generator(cfg: Config, checkpoint: str | Path | None = None, averaged: bool = True) -> Generator:

@@ -61,6 +61,26 @@ def build_rewards(cfg: Config, evaluation: bool = False) -> dict[str, Reward]:
     }
 
 
+def add_eval_rewards(cfg: Config, names: Iterable[str]) -> None:
+    """Add rewards to ``eval_rewards``, in place: each under the name of its file, class or function.
+
+    Args:
+        names: see :func:`reward_config`.
+
+    Raises:
+        ConfigError: two rewards have one name.
+    """
+    given = dict(cfg.get('eval_rewards') or {})
+    for name in names:
+        section = reward_config(name, {}).reward
+        short = Path(name).stem if name.endswith('.py') else name.rpartition('.')[2]
+        if short == 'reward' or given.setdefault(short, section) != section:
+            raise ConfigError(
+                f'--rewards {name}: the config has another reward named {short!r}; give the file a new name'
+            )
+    cfg.eval_rewards = given or None
+
+
 def check_eval_names(names: Iterable[str]) -> None:
     """Refuse a name under which the trained reward is logged.
 

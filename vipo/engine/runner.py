@@ -91,7 +91,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
     Raises:
         ConfigError: the config is wrong; raised before the first weights are loaded wherever that can be known.
     """
-    _init_distributed(cfg)
+    init_distributed(cfg)
     clock = PhaseClock(enabled=is_main_process())
     if (watchdog := current_watchdog()) is not None:
         watchdog.clock = clock
@@ -142,7 +142,7 @@ def _hooks(cfg: Config) -> dict[str, Any]:
     return {k: v for k, v in (cfg.get('default_hooks') or {}).items() if v is not None or k in own}
 
 
-def _init_distributed(cfg: Config) -> None:
+def init_distributed(cfg: Config) -> None:
     """Start the process group; on a machine without a GPU with gloo, before MMEngine would ask for CUDA."""
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or is_distributed():

@@ -13,6 +13,10 @@ from vipo.scenes.grammar import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Scene
 
 #: Radius range (low, high) of each size, as a fraction of the picture's side.
 RADII = {'small': (0.105, 0.135), 'large': (0.185, 0.225)}
+#: Half the largest extent of any shape, in radii (the diamond's points).
+_EXTENT = 1.12
+#: Largest offset from the named place in each direction, as a fraction of the side.
+JITTER = 0.035
 _CENTERS = {'left': (0.27, 0.5), 'right': (0.73, 0.5), 'top': (0.5, 0.27), 'bottom': (0.5, 0.73), 'center': (0.5, 0.5)}
 _PAIRS = {
     'left of': ((0.27, 0.5), (0.73, 0.5)),
@@ -58,6 +62,22 @@ def shape_distance(x: Tensor, y: Tensor, radius: Tensor, shape: Tensor) -> Tenso
     return fields[torch.arange(len(shape)), shape]
 
 
+def object_places(scene: Scene, side: int) -> Tensor:
+    """Where the named objects of a scene may lie: ``(side, side)`` bool, a square for each.
+
+    A square holds every drawing of its object: its named place with all jitter and its largest radius. What lies
+    outside of all squares is background, whatever a picture of the scene shows there.
+    """
+    pair = len(scene.objects) == 2
+    places = _PAIRS[scene.placement] if pair else (_CENTERS[scene.placement],)
+    grid = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    for thing, (x, y) in zip(scene.objects, places, strict=True):
+        reach = RADII[thing.size][1] * _EXTENT + JITTER
+        inside |= ((grid - y).abs() <= reach)[:, None] & ((grid - x).abs() <= reach)[None]
+    return inside
+
+
 def _texture(kind: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Pattern in [0, 1] of shape (B, S, S) with random phase and period."""
     batch = len(kind)
@@ -99,7 +119,7 @@ def draw(scenes: Sequence[Scene], seed: int, side: int = 64) -> Drawing:
         places = _PAIRS[scene.placement] if pair else (_CENTERS[scene.placement],)
         for k, (thing, place) in enumerate(zip(scene.objects, places, strict=True)):
             low, high = RADII[thing.size]
-            centers[b, k] = torch.tensor([p + rng.uniform(-0.035, 0.035) for p in place])
+            centers[b, k] = torch.tensor([p + rng.uniform(-JITTER, JITTER) for p in place])
             radii[b, k] = rng.uniform(low, high)
             shapes[b, k] = SHAPES.index(thing.shape)
             colors[b, k] = torch.tensor(COLORS[thing.color])

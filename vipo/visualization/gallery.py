@@ -1,7 +1,8 @@
-"""Before and after, with the same prompts and seeds."""
+"""Before and after, with the same prompts and seeds; several samples of one prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +42,33 @@ def before_after(
             top = y + words + j * (side + 18)
             sheet.paste(to_image(middle_frame(pictures[i]), side), x, top)
             sheet.text(caption, x, top + side + 2, size=11, color=FAINT)
+    sheet.image.save(path)
+
+
+def variety(
+    prompts: list[str], samples: Mapping[str, Sequence[np.ndarray]], path: Path, title: str, side: int = 96
+) -> None:
+    """Write a row for each prompt: its samples under several seeds, from each policy.
+
+    Args:
+        samples: policy -> of each prompt ``(K, 3, Y, X)`` uint8; the k-th samples have the same seed.
+        path: of the PNG.
+        title: first line of the sheet.
+    """
+    gap, head, words = 8, 48, 18
+    count = max(len(rows[0]) for rows in samples.values())
+    block = count * (side + gap)
+    shape = next(iter(samples.values()))[0].shape
+    cell = words + round(side * min(1.0, shape[2] / shape[3])) + gap
+    sheet = Canvas(max(560, gap + len(samples) * (block + gap)), head + len(prompts) * cell)
+    sheet.text(title, gap, 6, size=15)
+    for j, (name, rows) in enumerate(samples.items()):
+        left = gap + j * (block + gap)
+        sheet.text(f'{name}, {count} seeds', left, 29, 11, color=FAINT)
+        for i, prompt in enumerate(prompts):
+            top = head + i * cell
+            if j == 0:
+                sheet.text(prompt, left, top, size=11)
+            for k, picture in enumerate(rows[i]):
+                sheet.paste(to_image(picture, side), left + k * (side + gap), top + words)
     sheet.image.save(path)

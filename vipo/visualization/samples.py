@@ -31,7 +31,7 @@ def write_samples(pixels: np.ndarray, captions: list[str], folder: Path, fps: in
             Image.fromarray(np.ascontiguousarray(strip.transpose(1, 2, 0))).save(folder / f'{i:04d}_strip.png')
         else:
             Image.fromarray(np.ascontiguousarray(sample[:, 0].transpose(1, 2, 0))).save(folder / f'{i:04d}.png')
-    _gallery(pixels, captions, folder / 'gallery.png', columns)
+    gallery(pixels, captions, folder / 'gallery.png', columns)
     return 'gallery.png, *.mp4 and *_strip.png' if clips else 'gallery.png and *.png'
 
 
@@ -52,7 +52,13 @@ def write_mp4(sample: np.ndarray, path: Path, fps: int) -> None:
     writer.release()
 
 
-def _gallery(pixels: np.ndarray, captions: list[str], path: Path, columns: int, side: int = 192) -> None:
+def gallery(pixels: np.ndarray, captions: list[str], path: Path, columns: int, side: int = 192) -> None:
+    """Write one sheet with every sample and its caption; of a clip the middle frame is shown.
+
+    Args:
+        pixels: ``(N, 3, F, Y, X)`` uint8.
+        path: of the PNG.
+    """
     gap, words = 10, 64
     rows = -(-len(captions) // columns)
     sheet = Canvas(gap + min(columns, len(captions)) * (side + gap), rows * (side + words + gap))

@@ -23,7 +23,7 @@ from vipo.visualization import before_after, map_overlays, reward_curve, to_pixe
 @HOOKS.register_module()
 class ReportHook(Hook):
     """Writes ``history.jsonl`` while the run goes on, and at its end ``summary.json``, ``reward_curve.png``,
-    ``before_after.png`` and ``maps.png``.
+    ``before_after.png``, ``maps.png`` and the maps themselves in ``maps.npz``, which ``tools/compare.py`` draws.
 
     Args:
         gallery: pictures in the galleries.
@@ -119,6 +119,7 @@ class ReportHook(Hook):
                 )
             target = folder / 'maps.png'
             map_overlays(after.prompts[: len(pictures)], pictures, maps, target, title, columns=3)
+            np.savez_compressed(folder / 'maps.npz', maps=maps[:, 0].float().cpu().numpy())  # (N, T, H, W)
             written.append(target.name)
         return written
 
