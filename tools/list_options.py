@@ -113,10 +113,14 @@ def text_of(target: Callable, name: str) -> str:
     return markdown(texts[0])
 
 
+def plain(text: str) -> str:
+    """Docstring text with the single backticks of Markdown in place of roles and double backticks."""
+    return re.sub(r':\w+:`~?(?:[\w.]+\.)?(\w+)`', r'`\1`', text).replace('``', '`')
+
+
 def markdown(text: str) -> str:
-    """Docstring text as Markdown: roles and double backticks become single ones, bars are escaped."""
-    text = re.sub(r':\w+:`~?(?:[\w.]+\.)?([\w]+)`', r'`\1`', text).replace('``', '`')
-    return text.replace('|', r'\|')
+    """Docstring text for a cell of a table."""
+    return plain(text).replace('|', r'\|')
 
 
 def table(target: Callable, names: list[str]) -> str:
