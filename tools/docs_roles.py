@@ -1,4 +1,4 @@
-"""Lets the site's API reference read our docstrings: roles such as ``:class:`Reward```, and ``a, b:`` in a list of arguments.
+"""Lets the site's API reference read our docstrings: their roles, and what they say of several arguments together.
 
 mkdocs.yml names this file as an extension of mkdocstrings.
 """

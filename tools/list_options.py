@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 HEAD = """# Every option
 
-Written by `python tools/list_options.py` from the signatures and docstrings; do not edit. [Configs](configs.md) explains the
-sections that these parts stand in. An option without a default has to be given.
+Written by `python tools/list_options.py` from the signatures and docstrings; do not edit. [Configs](configs.md)
+explains the sections that these parts stand in. An option without a default has to be given.
 """
 
 #: What the framework fills in, and no config may name.
