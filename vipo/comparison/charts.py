@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COLORS = ('#2f74c8', '#d9622b', '#2a9d6f', '#a95aa1', '#b98a10', '#4a9cba', '#c24d62', '#808080')
 #: Of everything that is no data; in the page it takes the colour of the text.
 _INK = '#5b5b61'
+#: Most groups that a small chart names; the large one names all.
+_IN_SMALL = 4
 PHASES = ('encode', 'rollout', 'decode', 'reward', 'map', 'old log-probs', 'update', 'rest')
 
 
@@ -46,7 +48,7 @@ def held_out_chart(groups: Sequence[Group], score: str, stem: Path) -> str:
         x = [n for n in means[0] if all(m.get(n) is not None for m in means)]
         if x:
             _band(axes, np.array(x), np.array([[m[n] for n in x] for m in means]), color, group.label, 'o-')
-    _finish(axes, 'policy iteration', f'held-out {score}')
+    _finish(axes, 'policy iteration', f'held-out {score}', legend=len(groups) <= _IN_SMALL)
     return _write(figure, stem, f'Held-out {score} by iteration, one line a group')
 
 
@@ -57,7 +59,7 @@ def log_chart(groups: Sequence[Group], key: str, stem: Path) -> str:
         if all(key in record for run in group.runs for record in run.history):
             _band(axes, *_curves(group.runs, key), color, group.label)
     axes.set_ylim(0, None)
-    _finish(axes, 'policy iteration', key.replace('_', ' '))
+    _finish(axes, 'policy iteration', key.replace('_', ' '), legend=len(groups) <= _IN_SMALL)
     return _write(figure, stem, f'{key} by iteration, one line a group')
 
 

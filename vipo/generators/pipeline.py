@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from pathlib import Path
@@ -14,19 +14,18 @@ from torch import Tensor, nn
 
 from vipo.diffusion.schedule import sigma_schedule
 from vipo.generators.attention import check_attention
-from vipo.generators.base import Conditioning, Generator
+from vipo.generators.base import Conditioning
 from vipo.generators.cache import PromptCache
-from vipo.generators.made_up import made_up_texts
+from vipo.generators.prompt_encoding import NEGATIVE, PromptEncoding, freeze
 from vipo.generators.sizes import check_decoding, check_resolution, pair
 from vipo.generators.source import PipelineSource, describe_source
 from vipo.generators.training import Trainable, check_lora, save_lora
 from vipo.registry.build import torch_dtype
 
-_NEGATIVE = 'negative_'
 INITS = ('pretrained', 'random', 'meta')
 
 
-class PipelineGenerator(Generator):
+class PipelineGenerator(PromptEncoding):
     """A generator whose transformer, autoencoder, text encoders and tokenizers come from a diffusers pipeline.
 
     A family names its classes, encodes texts, calls its transformer and scales its latents for the autoencoder;
@@ -69,12 +68,8 @@ class PipelineGenerator(Generator):
 
     #: A family's own ``**options`` go on to this class, whose names and types then hold for a config.
     forwards_options: ClassVar[bool] = True
-    #: Name of the pipeline class in diffusers.
-    pipeline_class: ClassVar[str]
     #: Components that predict velocities and are trained.
     transformers: ClassVar[tuple[str, ...]] = ('transformer',)
-    #: Components that encode texts.
-    text_encoders: ClassVar[tuple[str, ...]]
     #: Default targets of LoRA.
     lora_targets: ClassVar[tuple[str, ...]]
     #: Modules that they leave out, by the beginning of the name.
@@ -154,7 +149,7 @@ class PipelineGenerator(Generator):
             self.pipe = source.load(self._dtypes, self.text_encoders if self.cache is not None else ())
             self.pipe.to(device)
         for name in ('vae', *self.text_encoders):
-            _freeze(getattr(self.pipe, name))
+            freeze(getattr(self.pipe, name))
         networks = {n: getattr(self.pipe, n).eval() for n in skeletons}
         self._networks: dict[str, nn.Module] = networks
         self.denoiser = _joined(networks)
@@ -215,14 +210,6 @@ class PipelineGenerator(Generator):
         """The static time shift of the sigma schedule: the option, or the family's own rule."""
 
     @abstractmethod
-    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
-        """What the transformer takes of N texts, named tensors whose first axis is N."""
-
-    @abstractmethod
-    def text_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what :meth:`encode_texts` gives of one text; ``mask`` holds integers, everything else floats."""
-
-    @abstractmethod
     def predict(self, x: Tensor, sigma: float, texts: dict[str, Tensor]) -> Tensor:
         """One pass of the transformer: ``(N, C, T, H, W)`` in its dtype -> velocity of the same shape."""
 
@@ -246,7 +233,7 @@ class PipelineGenerator(Generator):
     def pipeline_texts(self, conditioning: Conditioning) -> dict[str, Tensor]:
         """Encoded prompts by the names that diffusers' pipeline has for them."""
         names = {'embeds': 'prompt_embeds', 'pooled': 'pooled_prompt_embeds', 'mask': 'prompt_attention_mask'}
-        names |= {_NEGATIVE + k: _NEGATIVE + v for k, v in names.items()}
+        names |= {NEGATIVE + k: NEGATIVE + v for k, v in names.items()}
         return {names[k]: v for k, v in conditioning.tensors.items()}
 
     def check(self) -> None:
@@ -292,72 +279,6 @@ class PipelineGenerator(Generator):
         """Whether any step uses classifier-free guidance."""
         return self.guidance_at(1.0) > 1 or self.guidance_at(0.0) > 1
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        tensors = self._encode(list(prompts))
-        if self.guided:
-            negative = self._encode([self.negative_prompt])
-            tensors |= {_NEGATIVE + k: v.expand(len(prompts), *v.shape[1:]) for k, v in negative.items()}
-        return Conditioning(tensors)
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        if self.init == 'random':
-            return made_up_texts(texts, self.text_shapes(), self.device, self.compute_dtype)
-        if self.cache is None:
-            starts = range(0, len(texts), self.encode_batch)
-            parts = [self.encode_texts(texts[i : i + self.encode_batch]) for i in starts]
-            return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
-        self._fill_cache(texts)
-        found = [self.cache.read(text) for text in texts]
-        return {k: torch.stack([f[k] for f in found]) for k in found[0]}
-
-    def _encoding(self, source: PipelineSource) -> dict[str, Any]:
-        """Everything that the encoding of a text depends on."""
-        import transformers
-
-        parts = [n for n in source.index if n.startswith(('text_encoder', 'tokenizer')) and source.has(n)]
-        return {
-            'class': self.pipeline_class,
-            'files': source.identity(parts),
-            'length': self.max_sequence_length,
-            'dtype': str(self.compute_dtype),
-            'transformers': transformers.__version__.partition('.')[0],
-            **self.encoding_options(),
-        }
-
-    def encoding_options(self) -> dict[str, Any]:
-        """A family's own options that change the encoding of a text."""
-        return {}
-
-    def unencoded(self, prompts: Sequence[str]) -> list[str]:
-        if self.cache is None:
-            return []
-        return self.cache.missing([*prompts, *([self.negative_prompt] if self.guided else [])])
-
-    def encode_ahead(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> None:
-        if self.cache is not None:
-            self._fill_cache(list(texts), advance)
-
-    @torch.no_grad()
-    def _fill_cache(self, texts: list[str], advance: Callable[[int], None] = lambda _: None) -> None:
-        missing = self.cache.missing(texts)
-        if not missing:
-            return
-        self.load_text_encoders()
-        self.cache.fill(missing, self.encode_texts, self.encode_batch, advance)
-        self.pipe.register_modules(**dict.fromkeys(self.text_encoders))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def load_text_encoders(self) -> None:
-        """Bring the text encoders back to the denoiser's device."""
-        others = [n for n in self.source.index if n in ('vae', *self.transformers)]
-        loaded = self.source.load(self._dtypes, others)
-        for name in self.text_encoders:
-            module = getattr(loaded, name)
-            if module is not None:
-                self.pipe.register_modules(**{name: _freeze(module).to(self.device)})
-
     def sigmas(self, num_steps: int) -> Tensor:
         return sigma_schedule(num_steps, self.shift)
 
@@ -368,8 +289,8 @@ class PipelineGenerator(Generator):
         scale = self.guidance_at(sigma)
         # Masks stay what they are.
         texts = {k: v.to(network.dtype) if v.is_floating_point() else v for k, v in conditioning.tensors.items()}
-        positive = {k: v for k, v in texts.items() if not k.startswith(_NEGATIVE)}
-        negative = {k: texts[_NEGATIVE + k] for k in positive if scale > 1}
+        positive = {k: v for k, v in texts.items() if not k.startswith(NEGATIVE)}
+        negative = {k: texts[NEGATIVE + k] for k in positive if scale > 1}
         with torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             if not negative:
                 return self.predict(x, sigma, positive).float()
@@ -422,10 +343,6 @@ class PipelineGenerator(Generator):
 
 def _joined(networks: dict[str, nn.Module]) -> nn.Module:
     return networks['transformer'] if len(networks) == 1 else nn.ModuleDict(networks)
-
-
-def _freeze(module: nn.Module | None) -> nn.Module | None:
-    return None if module is None else module.eval().requires_grad_(False)
 
 
 def filled(x: Tensor, value: float) -> Tensor:
