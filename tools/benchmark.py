@@ -184,7 +184,7 @@ def benchmark_signal(config: str, iterations: int, options: dict[str, Any]) -> d
 
 
 def main(argv: list[str] | None = None) -> None:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in SUITES:
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('what', choices=['loop', 'signal'])
     parser.add_argument('config')
     parser.add_argument('--iterations', type=int, default=3)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
     sys.path.insert(0, str(Path(args.config).resolve().parent))

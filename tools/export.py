@@ -88,7 +88,7 @@ def card(cfg: Config, checkpoint: Path, generator: Any, averaged: bool) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from vipo.engine.checkpoint import load_tensors_only
-    from vipo.engine.config import read_config
+    from vipo.engine.config import read_config, require_sections
     from vipo.engine.quiet import quiet_third_parties
     from vipo.engine.restore import config_of, load_generator
     from vipo.registry import ConfigError
@@ -99,8 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise ConfigError(f'{args.out} is in use; name a new folder')
+        if (above := next(p for p in args.out.absolute().parents if p.exists())) and not above.is_dir():
+            raise ConfigError(f'{args.out} cannot be made: {above} is a file')
         averaged = not args.raw and 'ema' in load_tensors_only(str(args.checkpoint), 'cpu', mmap=True)
         cfg = read_config(args.config) if args.config else config_of(args.checkpoint)
+        require_sections(cfg, 'generator', 'reward')
         generator = load_generator(cfg, args.checkpoint, averaged)
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)

@@ -23,18 +23,22 @@ ROWS = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    from vipo.engine.arguments import positive
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work_dir', type=Path, help='of a finished run')
     for name, text in ROWS.items():
         parser.add_argument(f'--{name}', type=int, default=0, metavar='N', help=text)
-    parser.add_argument('--columns', type=int, default=5)
-    parser.add_argument('--side', type=int, default=160, help='of a picture, in pixels')
+    parser.add_argument('--columns', type=positive, default=5)
+    parser.add_argument('--side', type=positive, default=160, help='of a picture, in pixels')
     parser.add_argument('--out', type=Path, help='PNG (default: gallery.png in the work dir)')
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    from vipo.registry import ConfigError
+
     files = sorted((args.work_dir / 'evaluations').glob('iter_*.npz'), key=lambda p: int(p.stem.removeprefix('iter_')))
     if len(files) < 2:
         print(
@@ -51,7 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.engine.evaluation import Evaluation
     from vipo.visualization import before_after
 
-    before, after = Evaluation.load(files[0]), Evaluation.load(files[-1])
+    try:
+        before, after = Evaluation.load(files[0]), Evaluation.load(files[-1])
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     old, new = before.scores['reward'], after.scores['reward']
     order = {'best': np.argsort(old - new), 'worst': np.argsort(new - old), 'first': np.arange(len(old))}
     sheets = []

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--node-bandwidth', type=float, default=50.0, metavar='GB/s', help='from a node to the others')
     parser.add_argument('--gpu-memory', type=float, default=80.0, metavar='GB', help='of one GPU, in 10^9 bytes')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE')
     parser.add_argument('--json', type=Path, help='also write the figures')
     return parser.parse_args(argv)
 
@@ -99,18 +99,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     sys.path[:0] = [str(Path(args.config).resolve().parent), os.getcwd()]
     print('vipo: measuring the full-size model on tensors without contents (about a minute)', flush=True)
-    from vipo.engine.config import override, read_config
+    from vipo.engine.config import override, read_config, require_sections
     from vipo.engine.measure import measure_pass
     from vipo.engine.plan import STRATEGIES, find_remedy, make_plan, plan_batch
     from vipo.engine.quiet import quiet_third_parties
-    from vipo.registry import GENERATORS
+    from vipo.registry import GENERATORS, ConfigError
 
     quiet_third_parties()
     try:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
-        generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
         check_positive(args)
+        require_sections(cfg, 'generator', 'reward', 'loss', 'rollout', 'batch')
+        if args.json is not None and not args.json.parent.is_dir():
+            raise ConfigError(f'--json: the folder {str(args.json.parent)!r} does not exist')
+        generator = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
         gpus = args.gpus * args.nodes
         batch = plan_batch(cfg, gpus)
         cost = measure_pass(generator, batch.longest(batch.micro_batch_size), cfg.generator.get('lora'))

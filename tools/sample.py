@@ -18,19 +18,19 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions, positive
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('checkpoint', nargs='?', help='without it the generator as it was before training')
     parser.add_argument('--prompts', nargs='+', required=True, help='texts, or one file of prompts')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one sample per prompt and seed')
-    parser.add_argument('--steps', type=int, help='denoising steps (default: those of the evaluation, or 28)')
-    parser.add_argument('--batch', type=int, default=4, help='samples at once')
-    parser.add_argument('--fps', type=int, default=8, help='of clips')
+    parser.add_argument('--steps', type=positive, help='denoising steps (default: those of the evaluation, or 28)')
+    parser.add_argument('--batch', type=positive, default=4, help='samples at once')
+    parser.add_argument('--fps', type=positive, default=8, help='of clips')
     parser.add_argument('--raw', action='store_true', help='the weights themselves in place of their average')
     parser.add_argument('--out', type=Path, default=Path('samples'), help='folder')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE')
     return parser.parse_args(argv)
 
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     print('vipo: loading', flush=True)
     from vipo.datasets.prompts import read_prompts
     from vipo.engine.clock import PhaseClock
-    from vipo.engine.config import override, read_config
+    from vipo.engine.config import override, read_config, require_sections
     from vipo.engine.hub import check_reach
     from vipo.engine.quiet import quiet_third_parties
     from vipo.engine.restore import load_generator
@@ -51,7 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = read_config(args.config)
         override(cfg, args.cfg_options)
+        require_sections(cfg, 'generator')
         texts = args.prompts
+        if not all(text.strip() for text in texts):
+            raise ConfigError('--prompts: a prompt is empty')
+        if args.out.exists() and not args.out.is_dir():
+            raise ConfigError(f'--out: {args.out} is a file')
         if len(texts) == 1 and Path(texts[0]).suffix in ('.txt', '.jsonl'):
             texts = [record['prompt'] for record in read_prompts(texts[0])]
         check_reach({'generator': cfg.generator})

@@ -48,7 +48,7 @@ class Sample:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('reward', metavar='CONFIG_OR_NAME')
@@ -67,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=16, help='samples at once')
     parser.add_argument('--device', help='default: the GPU where there is one')
     parser.add_argument('--out', type=Path, default=Path('scores.csv'))
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
     for name in ('batch', 'frames', 'fps'):
         if (value := getattr(args, name)) is not None and not value > 0:
@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         samples = find_samples(args)
         if not args.out.parent.is_dir():
             raise ValueError(f'--out: the folder {str(args.out.parent)!r} does not exist')
+        if args.out.is_dir():
+            raise ValueError(f'--out: {str(args.out)!r} is a folder')
         device, cfg = pick_device(args.device), reward_config(args.reward, args.cfg_options)
         rewards = build_rewards(cfg, evaluation=args.eval)
         for reward in rewards.values():

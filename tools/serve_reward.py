@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('reward', metavar='CONFIG_OR_NAME', help='config with a reward, its name, or a dotted path')
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--max-batch', type=int, default=64, help='most samples of a request')
     parser.add_argument('--max-mb', type=int, default=256, help='most megabytes of a request')
     parser.add_argument('--key-variable', metavar='NAME', help='environment variable with the token that clients need')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE')
     return parser.parse_args(argv)
 
 

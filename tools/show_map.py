@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions, positive
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
@@ -36,13 +36,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument('--videos', nargs='+', help='files, folders or patterns')
     source.add_argument('--prompts', nargs='+', help='texts, or one file of prompts: draw them first')
     parser.add_argument('--texts', nargs='+', help='prompts of the files, where a structurer asks for them')
-    parser.add_argument('--frames', type=int, default=33, help='most frames of a clip, from its beginning')
-    parser.add_argument('--stride', type=int, nargs=2, default=(4, 8), help='of the autoencoder, in time and space')
+    parser.add_argument('--frames', type=positive, default=33, help='most frames of a clip, from its beginning')
+    parser.add_argument(
+        '--stride', type=positive, nargs=2, default=(4, 8), help='of the autoencoder, in time and space'
+    )
     parser.add_argument('--rehearse', action='store_true', help='tiny random backbones in place of the real ones')
-    parser.add_argument('--limit', type=int, default=16, help='most pictures or clips')
+    parser.add_argument('--limit', type=positive, default=16, help='most pictures or clips')
     parser.add_argument('--out', type=Path, default=Path('maps'), help='folder')
     parser.add_argument('--device', help='default: the GPU where there is one')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='of all')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE', help='of all')
     return parser.parse_args(argv)
 
 
@@ -67,6 +69,8 @@ def _run(args: argparse.Namespace, folder: Path) -> int:
     from vipo.registry import ConfigError
 
     device = pick_device(args.device)
+    if args.out.exists() and not args.out.is_dir():
+        raise ConfigError(f'--out: {args.out} is a file')
     configs = {_name(path, args.configs): _read(path, args, folder) for path in args.configs}
     if args.prompts:
         samples = _draw(args, next(iter(configs.values())), device)

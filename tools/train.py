@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), os.getcwd()]
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments that users of OpenMMLab's tools expect."""
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=int, help='replaces randomness.seed of the config')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='replace single config values'
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='replace single config values'
     )
     parser.add_argument(
         '--launcher',

@@ -48,13 +48,15 @@ def combined_advantages(
         ``(B,)`` float32, or ``(B, T, H, W)`` where the map is on the reward.
 
     Raises:
-        ValueError: an unknown name, advantages are to be summed and there are no weighted parts, or a map is to be
-            applied and there is none.
+        ValueError: an unknown name, a ``clip`` that is not positive, advantages are to be summed and there are no
+            weighted parts, or a map is to be applied and there is none.
     """
     if combine not in COMBINATIONS:
         raise ValueError(f'combine must be one of {COMBINATIONS}, got {combine!r}')
     if map_on not in MAPPED:
         raise ValueError(f'map_on must be one of {MAPPED}, got {map_on!r}')
+    if clip is not None and not clip > 0:
+        raise ValueError(f'advantage.clip must be positive or None, got {clip}')
     if map_on == 'reward':
         if maps is None:
             raise ValueError("map_on='reward' needs allocation maps: set a structurer")
@@ -102,10 +104,12 @@ def group_advantages(
         nothing is relative.
 
     Raises:
-        ValueError: unknown scale, ids that are not int64, or shapes that differ.
+        ValueError: unknown scale, a negative ``eps``, ids that are not int64, or shapes that differ.
     """
     if scale not in SCALES:
         raise ValueError(f'scale must be one of {SCALES}, got {scale!r}')
+    if not eps >= 0:
+        raise ValueError(f'advantage.eps must not be negative, got {eps}')
     if group.dtype != torch.int64:
         raise ValueError(f'group ids must be int64, got {group.dtype}: smaller types wrap around or collide')
     if rewards.ndim < 1 or group.ndim != 1 or len(rewards) != len(group):

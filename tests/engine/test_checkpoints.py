@@ -260,8 +260,8 @@ def test_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path, old):
     for step in range(1, 20):
         folder = tmp_path / str(step)
         folder.mkdir()
-        content = {k: {} for k in ('optimizer', 'message_hub')} | {'state_dict': {'x': torch.zeros(3)}}
-        content['optimizer'] = {'state': {}, 'param_groups': []}
+        content = {'state_dict': {'x': torch.zeros(3)}, 'optimizer': {'state': {}, 'param_groups': []}}
+        content['message_hub'] = {k: {} for k in ('log_scalars', 'runtime_info', 'resumed_keys')}
         write_checkpoint(folder / first, {**content, 'meta': {'iter': int(first[5])}})
         child = os.fork()
         if child == 0:

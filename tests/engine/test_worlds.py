@@ -32,10 +32,9 @@ CASES = {
     'even, all weights, FSDP2': (FSDP2, EVEN),
     'even, LoRA, DDP': (DDP, {**EVEN, **LORA}),
     'even, LoRA, FSDP2': (FSDP2, {**EVEN, **LORA}),
-    'uneven, all weights, DDP': (DDP, UNEVEN),
+    # The paper's ablation needs the maps of a whole group.
+    'uneven, all weights, DDP': (DDP, {**UNEVEN, 'advantage.map_on': 'reward'}),
     'uneven, LoRA, FSDP2': (FSDP2, {**UNEVEN, **LORA}),
-    # The paper's ablation needs the maps of the whole group.
-    'uneven, map on reward': (DDP, {**UNEVEN, 'advantage.map_on': 'reward'}),
 }
 
 

@@ -152,7 +152,7 @@ def planned(config: dict[str, Any], samples: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    from mmengine.config import DictAction
+    from vipo.engine.arguments import CfgOptions
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog='benchmark.py generators', description=__doc__, formatter_class=style)
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         '--init', choices=('pretrained', 'random'), default='pretrained', help='random: no weights are needed'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE')
     parser.add_argument('--samples', type=int, default=8)
     parser.add_argument('--steps', type=int, default=8)
     parser.add_argument('--repeats', type=int, default=5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SCHEME = 'vipo://'
+#: Characters in a name of a file or folder, on any file system.
+_LONGEST = 255
 _HERE = Path(__file__).resolve().parent
 
 
@@ -21,7 +24,9 @@ def resolve(name: str) -> str:
             raise ValueError(f'there is no embedded asset {name!r}; known: {", ".join(known)}')
         return str(path)
     looks_local = name.startswith(('/', './', '../', '~')) or name.count('/') > 1
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # a user that does not exist stays in it
+    if max(map(len, path.parts), default=0) > _LONGEST:
+        raise ValueError(f'{name[:50]!r}... is no name of a model: a part of it has more than {_LONGEST} characters')
     if looks_local and not path.exists():
         raise ValueError(
             f'{name!r} does not exist. Give an existing folder or file, a hub id "owner/name" or vipo://...'

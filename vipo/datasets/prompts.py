@@ -34,6 +34,8 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
             f'prompt file {place} is not UTF-8: line {line} holds the byte 0x{error.object[error.start]:02x}. '
             'Save it as UTF-8.'
         ) from None
+    if '\0' in text:
+        raise ConfigError(f'prompt file {place} holds zero bytes, so it is no text')
     # Not splitlines: that also splits at U+2028 and its like, which JSON and prose may hold inside a line.
     lines = [line.rstrip('\n') for line in io.StringIO(text, newline=None)]
     if not lines:
@@ -51,7 +53,7 @@ def _parse_text(line: str, where: str) -> dict[str, Any]:
 def _parse_json(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f'{where}: not JSON ({error})') from None
     if not isinstance(record, dict) or not isinstance(record.get('prompt'), str):
         raise ConfigError(f'{where}: needs an object with a text under "prompt"')

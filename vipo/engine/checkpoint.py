@@ -14,10 +14,17 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
+from torch.optim import Optimizer
 
+from vipo.engine.ema import OTHER_CONFIG
 from vipo.engine.files import HashedWriter, describe_failure, is_full, manifest_of, record_sha256, write_atomically
 from vipo.engine.scoring import RunStopped
-from vipo.engine.sharding import spread_optimizer_state, spread_state, whole_optimizer_state, whole_state
+from vipo.engine.sharding import (
+    spread_optimizer_state,
+    spread_state,
+    whole_optimizer_state,
+    whole_state,
+)
 from vipo.registry import HOOKS, ConfigError
 
 _PLAIN = (int, float, str, bool, list)
@@ -132,7 +139,18 @@ class PolicyCheckpointHook(Hook):
             checkpoint['ema'] = {k: v.cpu() for k, v in ema.average.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Divide what was saved among the ranks, where they share the weights; restore the EMA."""
+        """Divide what was saved among the ranks, where they share the weights; restore the EMA.
+
+        Raises:
+            ConfigError: what a resuming run takes over is that of another config.
+        """
+        if runner.resumed_from is not None:
+            check_optimizer_state(checkpoint['optimizer'], runner.optim_wrapper.optimizer)
+            if len(checkpoint.get('param_schedulers', ())) != len(runner.param_schedulers or ()):
+                raise ConfigError(
+                    'the checkpoint does not belong to this config: it has the states of another number of schedulers. '
+                    'Resume with the param_scheduler of the run'
+                )
         checkpoint['state_dict'] = spread_state(checkpoint['state_dict'], runner.components.policy)
         if 'optimizer' in checkpoint:
             checkpoint['optimizer'] = spread_optimizer_state(checkpoint['optimizer'], runner.optim_wrapper.optimizer)
@@ -242,6 +260,31 @@ class PolicyCheckpointHook(Hook):
             f'{describe_failure(path, error, needed)}. {before}; no part of the new one is left. Make room{fewer} and '
             f'{again}, or write elsewhere with {away}'
         )
+
+
+def check_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> None:
+    """Refuse the state of another optimiser, which torch would find in the midst of its step, or not at all.
+
+    Raises:
+        ConfigError: groups, shapes of moments or kinds of options differ.
+    """
+    groups = optimizer.param_groups
+    sizes = [len(group['params']) for group in state['param_groups']]
+    problem = None
+    if sizes != [len(group['params']) for group in groups]:
+        problem = f'has groups of {sizes} parameters'
+    for own, saved in zip(groups, state['param_groups'], strict=False):
+        for key, value in own.items():
+            if isinstance(value, float) and not isinstance(saved.get(key, value), int | float):
+                problem = f'has {key}={saved[key]!r}'
+    parameters = dict(enumerate(p for group in groups for p in group['params']))
+    for number, moments in state['state'].items():
+        for key in ('exp_avg', 'exp_avg_sq'):
+            found = moments.get(key)
+            if isinstance(found, Tensor) and number in parameters and found.shape != parameters[number].shape:
+                problem = f'has {key} of shape {tuple(found.shape)} for parameter {number}'
+    if problem:
+        raise ConfigError(f'the checkpoint does not belong to this config: its optimizer {problem}. {OTHER_CONFIG}')
 
 
 def tensor_bytes(content: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,11 @@ def read_config(path: str | Path, imports: bool = True) -> Config:
         problem = 'is a folder' if Path(path).is_dir() else 'does not exist'
         raise ConfigError(f'config file {str(path)!r} {problem}')
     try:
+        _check_base(Path(path))
         return Config.fromfile(path, import_custom_modules=imports)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # MMEngine wraps what goes wrong in custom_imports into a page about PYTHONPATH.
         cause: BaseException | str = error
         while isinstance(cause, BaseException) and (inner := cause.__cause__ or cause.__context__) is not None:
@@ -80,26 +83,78 @@ def read_config(path: str | Path, imports: bool = True) -> Config:
         raise ConfigError(f'config file {str(path)!r} cannot be read: {name}{cause}.{hint}') from error
 
 
+def _check_base(path: Path) -> None:
+    """MMEngine says of a ``_base_`` that is no text and no list of texts only what Python does."""
+    if path.suffix != '.py':
+        return
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets):
+            try:
+                bases = ast.literal_eval(node.value)
+            except ValueError:  # it is computed
+                continue
+            names = [bases] if isinstance(bases, str) else bases
+            if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+                raise ConfigError(f'config file {str(path)!r}: _base_ must be a list of files, got {bases!r}')
+
+
+def require_sections(cfg: Config, *names: str) -> None:
+    """Refuse a config without these sections.
+
+    Raises:
+        ConfigError: one is missing or is none.
+    """
+    for name in names:
+        if not isinstance(cfg.get(name), Mapping):
+            raise ConfigError(f'the config needs a section {name}=dict(...), got {cfg.get(name)!r}')
+
+
 def override(cfg: Config, options: dict[str, Any]) -> None:
     """Set single values by dotted keys, such as ``{'generator.lora.rank': 8}``; what was None becomes a section.
 
     Raises:
-        ConfigError: a key leads through a value that has no parts.
+        ConfigError: a key leads through a value that has no parts, or its first word is not known.
     """
-    for key in options:
+    for key, value in options.items():
+        names = key.split('.')
+        if not all(names):
+            raise ConfigError(f'--cfg-options {key!r}: a word between the dots is empty')
+        if names[0] not in cfg and names[0] not in KNOWN_KEYS:
+            raise ConfigError(f'--cfg-options {key}: {names[0]!r} is not known.{closest(names[0], KNOWN_KEYS)}')
+        if names[0] == 'custom_imports':
+            raise ConfigError(
+                f'--cfg-options {key}: modules are imported while the config file is read; write them there'
+            )
         section: Any = cfg._cfg_dict
-        for name in key.split('.')[:-1]:
-            if isinstance(section, list):
-                if not name.isdigit() or int(name) >= len(section):
-                    raise ConfigError(f'--cfg-options {key}: {name!r} is no index of a list of {len(section)}')
-                section = section[int(name)]
-                continue
-            if section.get(name) is None:
-                section[name] = ConfigDict()
-            section = section[name]
-            if not isinstance(section, (dict, list)):
-                raise ConfigError(f'--cfg-options {key}: {name!r} is {section!r} in the config and has no parts')
+        for name in names[:-1]:
+            section = _part(section, name, key)
+        _make_room(section, names[-1], value, key)
     cfg.merge_from_dict(options)
+
+
+def _part(section: Any, name: str, key: str) -> Any:
+    """What ``name`` leads to; a section that was None is made."""
+    if not isinstance(section, (list, tuple)):
+        if section.get(name) is None:
+            section[name] = ConfigDict()
+        part = section[name]
+    elif name.isdigit() and int(name) < len(section):
+        part = section[int(name)]
+    else:
+        raise ConfigError(f'--cfg-options {key}: {name!r} is no index of a list of {len(section)}')
+    if not isinstance(part, (dict, list)):
+        raise ConfigError(f'--cfg-options {key}: {name!r} is {part!r} in the config and has no parts')
+    return part
+
+
+def _make_room(section: Any, name: str, value: Any, key: str) -> None:
+    """MMEngine merges a section into one that is there, and a single value of a list into nothing."""
+    if isinstance(value, dict) and not value.get('_delete_'):
+        for inner, deeper in value.items():
+            _make_room(_part(section, name, key), inner, deeper, f'{key}.{inner}')
+    elif isinstance(section, list):
+        where = key.rpartition('.')[0]
+        raise ConfigError(f'--cfg-options {key}: give the whole list, {where}={section!r} with what you want changed')
 
 
 def unknown_keys(cfg: Config) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from vipo.engine.clock import PhaseClock
 from vipo.engine.scoring import score
 from vipo.generators.base import Conditioning, Generator
 from vipo.randomness import SampleNoise, derive_seed
+from vipo.registry import ConfigError
 from vipo.rewards.base import Reward
 
 #: Generator options that say how it is trained or where it runs, not what it draws.
@@ -69,11 +72,20 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path, pictures: bool = True) -> Evaluation:
-        """Read what :meth:`save` wrote; without ``pictures``, :attr:`pixels` is empty."""
-        with np.load(path, allow_pickle=False) as data:
-            scores = {k.removeprefix('score:'): data[k] for k in data.files if k.startswith('score:')}
-            pixels = data['pixels'] if pictures else np.zeros((0, 3, 1, 0, 0), np.uint8)
-            return cls([str(p) for p in data['prompts']], scores, pixels, str(data['setup']))
+        """Read what :meth:`save` wrote; without ``pictures``, :attr:`pixels` is empty.
+
+        Raises:
+            ConfigError: the file is damaged, or something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                scores = {k.removeprefix('score:'): data[k] for k in data.files if k.startswith('score:')}
+                pixels = data['pixels'] if pictures else np.zeros((0, 3, 1, 0, 0), np.uint8)
+                return cls([str(p) for p in data['prompts']], scores, pixels, str(data['setup']))
+        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
+            raise ConfigError(
+                f'{path} cannot be read as an evaluation ({type(error).__name__}: {error}). Remove it to go on'
+            ) from error
 
 
 def setup_of(cfg: Config) -> str:

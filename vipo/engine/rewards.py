@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from vipo.engine.config import override, read_config, unknown_keys
+from vipo.engine.config import KNOWN_KEYS, override, read_config
 from vipo.engine.hub import check_reach
 from vipo.registry import REWARDS, ConfigError
-from vipo.registry.build import find_dotted
+from vipo.registry.build import closest, find_dotted
 from vipo.rewards.base import Reward
 from vipo.rewards.function import as_reward
 
@@ -38,9 +38,13 @@ def reward_config(name: str, options: dict[str, Any]) -> Config:
         cfg = Config({'reward': {'type': 'FunctionReward', 'function': name}})
     else:
         cfg = Config({'reward': {'type': name}})
+    for key in options:
+        if key.split('.')[0] not in KNOWN_KEYS:
+            raise ConfigError(
+                f'{key!r} is not known.{closest(key, KNOWN_KEYS)} Options of {name} are written '
+                '--cfg-options reward.OPTION=VALUE'
+            )
     override(cfg, options)
-    for warning in unknown_keys(cfg):
-        raise ConfigError(f'{warning} Options of {name} are written --cfg-options reward.OPTION=VALUE')
     return cfg
 
 

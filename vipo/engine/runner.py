@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import time
 from datetime import timedelta
@@ -60,6 +61,15 @@ class PolicyRunner(Runner):
         #: The checkpoint that this run continues.
         self.resumed_from = self._load_from if self._resume else None
         super().load_or_resume()
+
+    def dump_config(self) -> None:
+        """Not yet: a run that is refused leaves the config of the earlier one beside its checkpoints."""
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Write the config once everything that may refuse to train has been asked."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_train':
+            super().dump_config()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Through main memory: a rank that has a part of the weights has no room for all of them on its GPU."""
@@ -149,6 +159,8 @@ def init_distributed(cfg: Config) -> None:
         return
     if launcher == 'slurm':
         _slurm_environment()
+    if not torch.cuda.is_available() or launcher == 'pytorch':
+        _check_variables(launcher)
     choose_interface()
     options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {'backend': 'nccl'})
     timeout = options.get('timeout', _TIMEOUT)
@@ -161,14 +173,30 @@ def init_distributed(cfg: Config) -> None:
             options['backend'] = backend
         init_dist(launcher, **{**options, 'timeout': patience})
     else:
-        missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
-        if missing:
-            raise ConfigError(
-                f'--launcher {launcher} needs the environment variables {missing}; '
-                'start through tools/dist_train.sh CONFIG GPUS'
-            )
         distributed.init_process_group('gloo', timeout=timedelta(seconds=patience))
     start_watchdog(get_rank(), get_world_size(), timeout)
+
+
+def _check_variables(launcher: str) -> None:
+    """Whether the environment says which process this is, before it waits for the others."""
+    missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if not os.environ.get(k)]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher} needs the environment variables {missing}; '
+            'start through tools/dist_train.sh CONFIG GPUS'
+        )
+    numbers = {}
+    for name, least, most in (('WORLD_SIZE', 1, 2**31), ('RANK', 0, 2**31), ('MASTER_PORT', 1, 65535)):
+        text = os.environ[name]
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise ConfigError(f'the environment variable {name} must be a number from {least}, got {text!r}')
+        numbers[name] = int(text)
+    if numbers['RANK'] >= numbers['WORLD_SIZE']:
+        raise ConfigError(
+            f'RANK={numbers["RANK"]} must be below WORLD_SIZE={numbers["WORLD_SIZE"]}: ranks count from 0'
+        )
+    if not re.fullmatch(r'[\w.:%\[\]-]+', os.environ['MASTER_ADDR']):
+        raise ConfigError(f'MASTER_ADDR must be the name or address of a machine, got {os.environ["MASTER_ADDR"]!r}')
 
 
 def _slurm_environment() -> None:

@@ -33,9 +33,10 @@ def seed_to_adopt(cfg: Config) -> int | None:
     """
     point = resume_point(cfg)
     try:
-        return None if point is None else seed_of(point)
+        seed = None if point is None else seed_of(point)
     except ConfigError:
         return None
+    return seed if type(seed) is int and 0 <= seed < 2**32 else None
 
 
 def check_start(cfg: Config) -> None:
@@ -62,8 +63,14 @@ def check_start(cfg: Config) -> None:
 
 
 def _start_problem(cfg: Config, point: str | None) -> str | None:
-    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
-        return f'the work dir {cfg.work_dir} is a file; name a folder with --work-dir'
+    if '\0' in str(cfg.work_dir):
+        return f'the work dir {str(cfg.work_dir)!r} has a zero byte in its name; name another with --work-dir'
+    try:
+        above = next(p for p in (Path(cfg.work_dir), *Path(cfg.work_dir).absolute().parents) if p.exists())
+    except OSError as error:
+        return f'the work dir {cfg.work_dir!r} cannot be made: {error}; name another with --work-dir'
+    if not above.is_dir():
+        return f'the work dir {cfg.work_dir} is a file, or lies in one ({above}); name a folder with --work-dir'
     if not cfg.get('resume') and (latest := find_latest(cfg.work_dir)):
         return (
             f'{cfg.work_dir} holds the checkpoints of an earlier run (newest: {Path(latest).name}). Add --resume to go '

@@ -128,19 +128,39 @@ def _misfit(path: Path, content: dict[str, Any], needed: Iterable[str]) -> str |
     if missing := [name for name in needed if not isinstance(content.get(name), dict)]:
         return f'{start} has no {", ".join(missing)}: no run of ViPO wrote it, or it was stripped'
     weights = content['state_dict']
-    if not weights or not all(isinstance(x, Tensor) for x in weights.values()):
-        return f'{start} has a state_dict that is empty or holds more than tensors'
+    if not weights or not all(isinstance(x, Tensor) and x.is_floating_point() for x in weights.values()):
+        return f'{start} has a state_dict that is empty or holds more than tensors of real numbers'
+    if not all(isinstance(name, str) for name in weights):
+        return f'{start} has tensors without names'
     if 'meta' in needed:
         iteration = content['meta'].get('iter')
         named = _ITERATION.match(path.name)
-        if not isinstance(iteration, int) or (named and int(named[1]) != iteration):
-            return f'{start} is of iteration {iteration}, which its name contradicts'
-    if 'ema' in content and _shapes(content['ema']) != _shapes(weights):
+        if type(iteration) is not int or (named and int(named[1]) != iteration):
+            return f'{start} is of iteration {iteration!r}, which its name contradicts'
+        for key in ('seed', 'epoch'):
+            value = content['meta'].get(key)
+            if value is not None and not (type(value) is int and 0 <= value < 2**32):
+                return f'{start} says {key} {value!r}, which is no whole number from 0 to 2**32 - 1'
+    average = content.get('ema', weights)
+    if not isinstance(average, dict) or not all(isinstance(x, Tensor) for x in average.values()):
+        return f'{start} has an ema that holds more than tensors'
+    if _shapes(average) != _shapes(weights):
         return f'{start} averages other tensors than it has weights of'
+    if 'message_hub' in needed:
+        hub = content['message_hub']
+        if not all(isinstance(hub.get(k), dict) for k in ('log_scalars', 'runtime_info', 'resumed_keys')):
+            return f'{start} has a message_hub without log_scalars, runtime_info or resumed_keys'
+        schedulers = content.get('param_schedulers', [])
+        if not isinstance(schedulers, list) or not all(isinstance(x, dict) for x in schedulers):
+            return f'{start} has param_schedulers that are no list of states'
     if 'optimizer' in needed:
         groups, state = (content['optimizer'].get(k) for k in ('param_groups', 'state'))
         if not isinstance(groups, list) or not isinstance(state, dict):
             return f'{start} has an optimizer without param_groups or without state'
+        if not all(isinstance(group, dict) and isinstance(group.get('params'), list) for group in groups):
+            return f'{start} has param_groups without params'
+        if not all(isinstance(moments, dict) and moments for moments in state.values()):
+            return f'{start} has a parameter without moments'
         known = {number for group in groups for number in group['params']}
         if not set(state) <= known:
             return f'{start} has moments of parameters that its optimizer does not have'

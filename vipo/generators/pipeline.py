@@ -103,8 +103,11 @@ class PipelineGenerator(PromptEncoding):
         if init not in INITS:
             raise ValueError(f'generator.init must be one of {INITS}, got {init!r}')
         self.init = init
-        if encode_batch < 1:
-            raise ValueError(f'generator.encode_batch must be at least 1, got {encode_batch}')
+        for name, count in (('encode_batch', encode_batch), ('max_sequence_length', max_sequence_length)):
+            if count < 1:
+                raise ValueError(f'generator.{name} must be at least 1, got {count}')
+        if guidance_scale < 0:
+            raise ValueError(f'generator.guidance_scale must not be negative, got {guidance_scale}')
         self.compute_dtype = torch_dtype(dtype)
         self.guidance_scale = guidance_scale
         self.negative_prompt = negative_prompt
@@ -119,6 +122,9 @@ class PipelineGenerator(PromptEncoding):
         skeletons = {n: source.skeleton(n) for n in self.transformers if source.has(n)}
         self.config = skeletons['transformer'].config
         vae = source.skeleton('vae')
+        if init == 'pretrained':
+            for name, skeleton in {**skeletons, 'vae': vae}.items():
+                source.check_weights(name, skeleton)
         self.vae_config = vae.config
         self.scheduler_config = source.scheduler
         self.index = source.index

@@ -6,7 +6,13 @@ from torch import nn
 
 
 def pair(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of a ``resolution`` option."""
+    """Height and width in pixels of a ``resolution`` option.
+
+    Raises:
+        ValueError: it is neither a number nor two.
+    """
+    if not isinstance(resolution, int) and not (len(resolution) == 2 and all(isinstance(x, int) for x in resolution)):
+        raise ValueError(f'generator.resolution must be a number of pixels or (height, width), got {resolution!r}')
     return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vipo.assets import resolve
+from vipo.assets.intact import check_pipeline, check_weights, read_object
 from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.cache import fingerprint
 from vipo.registry.build import torch_dtype
@@ -115,7 +116,15 @@ class PipelineSource(Source):
 
         self.path = resolve(pretrained)
         self._class = getattr(diffusers, pipeline_class)
+        if (local := Path(self.path)).is_dir():
+            read_object(local / 'model_index.json')
+        elif local.is_file():
+            raise ValueError(
+                f'generator.pretrained {pretrained!r} is a file, and a folder in the layout of diffusers is needed'
+            )
         super().__init__(pretrained, self._class.load_config(self.path), pipeline_class)
+        if local.is_dir():
+            check_pipeline(local, self.index)
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
@@ -137,6 +146,17 @@ class PipelineSource(Source):
         pipe = self._class.from_pretrained(self.path, dtype=dtype, **dict.fromkeys(without))
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def check_weights(self, name: str, skeleton: nn.Module) -> None:
+        """Compare the stored weights of a component with its skeleton, where they are on this machine.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        if Path(self.path).is_dir():
+            shapes = {key: tuple(x.shape) for key, x in skeleton.state_dict().items()}
+            ignored = getattr(skeleton, '_keys_to_ignore_on_load_unexpected', None) or ()
+            check_weights(Path(self.path) / name, shapes, ignored)
 
     def identity(self, parts: Iterable[str]) -> str:
         """What tells these components from others of the same name: their files, or the commit of the repository."""

@@ -6,6 +6,7 @@ import contextvars
 import difflib
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,8 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
     if isinstance(cfg, str):
         key = at or registry.name
         raise ConfigError(f'config key {key!r} is the text {cfg!r}; a component is written dict(type={cfg!r})')
+    if isinstance(cfg, (int, float, list, tuple)):
+        raise ConfigError(f'config key {at or registry.name!r} must be dict(type=..., ...), got {cfg!r}')
     if not isinstance(cfg, Mapping):
         return cfg
     token = _PATH.set((*_PATH.get(), at or registry.name))
@@ -100,6 +103,8 @@ def find_dotted(path: str, where: str) -> Any:
     module_name, _, attribute = path.rpartition('.')
     if not module_name:
         raise ConfigError(f'config key {where!r}: {path!r} is no dotted path such as "my_module.my_function"')
+    if not all(name.isidentifier() for name in path.split('.')):
+        raise ConfigError(f'config key {where!r}: {path!r} is no dotted path such as "my_module.my_function"')
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -108,7 +113,10 @@ def find_dotted(path: str, where: str) -> Any:
             'or on PYTHONPATH?'
         ) from error
     try:
-        return getattr(module, attribute)
+        found = getattr(module, attribute)
+        if not callable(found):
+            raise ConfigError(f'config key {where!r}: {path!r} is a {type(found).__name__}, no class and no function')
+        return found
     except AttributeError:
         public = [n for n in vars(module) if not n.startswith('_')]
         raise ConfigError(
@@ -167,10 +175,22 @@ def check_options(
         shown = signature.replace(parameters=[p for k, p in signature.parameters.items() if k not in internal])
         raise ConfigError(f'config key {where!r}: {error}.{hint} The signature is {name}{shown}') from error
     for key, value in options.items():
+        check_finite(value, f'{where}.{key}')
         parameter = signature.parameters.get(key)
-        if parameter is not None and not _fits(value, parameter.annotation):
+        if parameter is not None and not fits(value, parameter.annotation):
             wanted = inspect.formatannotation(parameter.annotation)
             raise ConfigError(f'config key {where}.{key} must be {wanted}, got {value!r} ({type(value).__name__})')
+
+
+def check_finite(value: Any, where: str) -> None:
+    """Refuse numbers that are none; there is no bound that must be written as an infinite one.
+
+    Raises:
+        ConfigError: the value, or one in its list, is not finite.
+    """
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f'config key {where} must be finite, got {value!r}')
 
 
 def full_signature(target: Callable[..., Any]) -> inspect.Signature:
@@ -188,11 +208,11 @@ def full_signature(target: Callable[..., Any]) -> inspect.Signature:
     return signature.replace(parameters=[*parameters[:-1], *more])
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a config value can be what an annotation says; only plain types are judged, anything else passes."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(hint))
+        return any(fits(value, part) for part in typing.get_args(hint))
     if hint is None or hint is type(None):
         return value is None
     if hint in (int, float):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vipo.assets import resolve
+from vipo.assets.intact import check_file
 from vipo.rewards.checkpoints import check_vocabulary, load_strictly, pretrained_strictly, read_tensors
 from vipo.rewards.open_clip_layout import clip_config, read_sizes, to_transformers
 from vipo.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, normalize, resize_center_crop
@@ -63,7 +64,8 @@ class ClipTowers:
         state = to_transformers(read_tensors(checkpoint))
         model = load_strictly(lambda: CLIPModel(config), state, checkpoint, computed=('position_ids',))
         resize = partial(resize_center_crop, antialias=antialias)
-        if (checkpoint.parent / 'tokenizer.json').exists():
+        if (tokenizer := checkpoint.parent / 'tokenizer.json').exists():
+            check_file(tokenizer)
             return cls(model, _saved_tokenizer(str(checkpoint.parent), config.text_config), dtype, resize)
         import open_clip
 

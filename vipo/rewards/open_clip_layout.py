@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vipo.assets.intact import read_object
 from vipo.rewards.checkpoints import claim
 
 #: open_clip's ViT-H-14, which HPSv2 and HPSv2.1 fine-tune.
@@ -74,7 +74,12 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def read_sizes(checkpoint: Path) -> dict[str, Any]:
     """Sizes from ``open_clip_config.json`` beside a checkpoint; those of ViT-H-14 where there is none."""
     description = checkpoint.parent / 'open_clip_config.json'
-    return json.loads(description.read_text())['model_cfg'] if description.exists() else VIT_H_14
+    if not description.exists():
+        return VIT_H_14
+    sizes = read_object(description).get('model_cfg')
+    if not isinstance(sizes, dict) or not {'embed_dim', 'vision_cfg', 'text_cfg'} <= sizes.keys():
+        raise ValueError(f'{description} has no model_cfg with embed_dim, vision_cfg and text_cfg')
+    return sizes
 
 
 def clip_config(sizes: dict[str, Any]) -> dict[str, Any]:

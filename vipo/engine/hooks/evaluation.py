@@ -42,13 +42,13 @@ class EvaluationHook(Hook):
         if runner.components.evaluation is None:
             return
         if is_main_process():
+            if runner.iter > 0:
+                self._inherit(runner)
             for path in evaluations(runner):
                 if runner.iter == 0 or number_of(path) > runner.iter:
                     path.unlink()
         if runner.iter == 0:
             self.run(runner, 0)
-        elif is_main_process():
-            self._inherit(runner)
 
     def _inherit(self, runner: Runner) -> None:
         mine = path_of(runner, 0)

@@ -133,8 +133,11 @@ class ReportHook(Hook):
     def _history(self, runner: Runner) -> list[dict[str, Any]]:
         """Complete records; a line that was cut off by a dying process is dropped."""
         file = self._file(runner)
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith('\n')]
+        lines = file.read_text(errors='replace').splitlines(keepends=True) if file.exists() else []
+        try:
+            return [json.loads(line) for line in lines if line.endswith('\n')]
+        except json.JSONDecodeError as error:
+            raise ConfigError(f'{file} is damaged, a line of it is no JSON ({error}). Move it away to go on') from error
 
 
 def _closing(summary: dict[str, Any], written: list[str], folder: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vipo.assets import resolve
+from vipo.assets.intact import check_folder
 from vipo.registry.build import torch_dtype
 from vipo.structurers.backbones.attention import blocks_of, first_token_attention, outputs_of, projections_of
 from vipo.structurers.backbones.base import Backbone, Features
@@ -65,6 +66,8 @@ class TransformerBackbone(Backbone):
         from transformers import AutoConfig
 
         place = resolve(pretrained)
+        if Path(place).is_dir():
+            check_folder(Path(place))
         self.kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
         if self.kind not in self.kinds:
             name = type(self).__name__
