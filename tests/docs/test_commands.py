@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +23,7 @@ def test_marked_commands_run(page, tmp_path):
     """In a folder with the project's tools, a copy of its configs, and the files that the page shows."""
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
-    (tmp_path / 'bin').mkdir()
-    (tmp_path / 'bin' / 'python').symlink_to(sys.executable)
-    paths = os.pathsep.join([str(tmp_path / 'bin'), os.environ['PATH']])
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     modules = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     for block in blocks(RUN[page]):
         if block.mark.startswith('file: '):
