@@ -330,7 +330,7 @@ def command_line(rng: random.Random, world: World) -> Case:
             ('randomness=7', 'randomness'),
             ('randomness.seed=x', 'seed'),
             ('custom_imports=torch', 'custom_imports'),
-            ('custom_imports.imports=[nowhere_at_all]', 'nowhere_at_all'),
+            ('custom_imports.imports=[nowhere_at_all]', 'custom_imports.imports'),
             ('offload=vae', 'offload'),
             ('offload=[vae]', 'offload'),
             ('offload=5', 'offload'),
