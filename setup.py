@@ -13,6 +13,7 @@ version = next(
 
 # The wheel of rapidocr carries its models.
 OCR = ['rapidocr>=3.10,<4', 'onnxruntime']
+DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10', 'mkdocstrings[python]>=1.0,<2']
 
 setup(
     name='vipo',
@@ -48,7 +49,8 @@ setup(
         'setuptools',
     ],
     extras_require={
-        'dev': ['pytest>=8', 'pytest-timeout', 'pytest-xdist', 'ruff', 'scikit-learn', 'scipy', *OCR],
+        'dev': ['pytest>=8', 'pytest-timeout', 'pytest-xdist', 'ruff', 'scikit-learn', 'scipy', *OCR, *DOCS],
+        'docs': DOCS,
         'ocr': OCR,
         'wandb': ['wandb'],
     },

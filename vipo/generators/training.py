@@ -140,6 +140,15 @@ def add_lora(
 
     The initial weights depend on ``seed`` alone, so every rank starts from the same adapters.
 
+    Args:
+        denoiser: the network.
+        rank: of the adapters.
+        alpha: their scale is ``alpha / rank``; None is ``rank``.
+        targets: ends of the names of the linear layers that are adapted; None is what the family says.
+        seed: of the initial weights.
+        default_targets: what the family says.
+        default_exclude: starts of names that are left out where ``targets`` is None.
+
     Returns:
         The names of the adapted layers.
 

@@ -163,7 +163,7 @@ def check_options(
         ConfigError: ``target(*args, **options)`` would not bind, or a value is of another plain type than annotated.
     """
     name = getattr(target, '__name__', str(target))
-    signature = _signature(target)
+    signature = full_signature(target)
     try:
         signature.bind(*args, **options)
     except TypeError as error:
@@ -193,7 +193,7 @@ def check_finite(value: Any, where: str) -> None:
             raise ConfigError(f'config key {where} must be finite, got {value!r}')
 
 
-def _signature(target: Callable[..., Any]) -> inspect.Signature:
+def full_signature(target: Callable[..., Any]) -> inspect.Signature:
     """Signature; where a class says ``forwards_options``, its ``**options`` are those of the class that it extends."""
     try:
         signature = inspect.signature(target, eval_str=True)
@@ -203,7 +203,7 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
     if not getattr(target, 'forwards_options', False) or parameters[-1].kind != inspect.Parameter.VAR_KEYWORD:
         return signature
     base = next(c for c in target.__mro__[1:] if '__init__' in vars(c))
-    more = [p for n, p in _signature(base).parameters.items() if n not in signature.parameters]
+    more = [p for n, p in full_signature(base).parameters.items() if n not in signature.parameters]
     more = [p.replace(kind=p.KEYWORD_ONLY) if p.kind == p.POSITIONAL_OR_KEYWORD else p for p in more]
     return signature.replace(parameters=[*parameters[:-1], *more])
 

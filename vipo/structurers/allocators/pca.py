@@ -22,7 +22,7 @@ class PCAAllocator(Allocator):
     scaled to [0, 1] again.
 
     Args:
-        components: K.
+        components: how many principal components, K.
         combine: ``'variance'`` weights by explained variance ratio; ``'average'`` and ``'first'`` are the paper's
             ablations.
         sigma: of the Gaussian, in patches; 0 for none.
