@@ -32,7 +32,7 @@ from vipo.engine.checkpoint import load_tensors_only, saved_checkpoints
 from vipo.engine.verify import inspect
 
 RANKS = 2
-ITERATIONS = 12
+ITERATIONS = 10
 #: Where a rank dies, and for how long (seconds) that phase lasts here at most.
 PHASES = {'rollout': 0.3, 'update': 0.3, 'writing': 0.05, 'checkpoint': 0.0}
 #: Calls of os.fsync, os.replace and os.unlink while a checkpoint is written and old ones are removed.

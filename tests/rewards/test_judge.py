@@ -248,7 +248,7 @@ def test_model_is_looked_up_at_build(answer, words):
         ({'patterns': {'look': r'Looks: (\d)'}}, r'do not read reward\.example: look is not found'),
         ({'example': 'Look: 7 Match: 3'}, 'look is 7, outside 1 to 5'),
         ({'low': 5, 'high': 1}, r'reward\.low must be below'),
-        ({'high': float('inf')}, r'reward\.low must be below'),
+        ({'high': float('inf')}, r'reward\.high must be finite'),
         ({'weights': {'lok': 1}}, r'reward\.weights must name parts'),
         ({'weights': {}}, r'reward\.weights must name parts'),
         ({'template': 'no place'}, r'must hold \{prompt\}'),

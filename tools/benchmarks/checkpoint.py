@@ -28,7 +28,11 @@ def benchmark(gigabytes: float, folder: Path, repeats: int) -> dict[str, float]:
 
     side = 4096
     count = max(1, round(gigabytes * 1e9 / (4 * side**2)))
-    content: dict[str, Any] = {'meta': {'iter': 1}, 'message_hub': {}, 'optimizer': {'state': {}, 'param_groups': []}}
+    content: dict[str, Any] = {
+        'meta': {'iter': 1},
+        'message_hub': {'log_scalars': {}, 'runtime_info': {}, 'resumed_keys': {}},
+        'optimizer': {'state': {}, 'param_groups': []},
+    }
     content['state_dict'] = {f'layer_{i}': torch.randn(side, side) for i in range(count)}
     path = folder / 'iter_1.pth'
 

@@ -157,15 +157,15 @@ def init_distributed(cfg: Config) -> None:
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or is_distributed():
         return
+    options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {'backend': 'nccl'})
+    timeout = options.get('timeout', _TIMEOUT)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ConfigError(f'env_cfg.dist_cfg.timeout is a positive number of seconds, got {timeout!r}')
     if launcher == 'slurm':
         _slurm_environment()
     if not torch.cuda.is_available() or launcher == 'pytorch':
         _check_variables(launcher)
     choose_interface()
-    options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {'backend': 'nccl'})
-    timeout = options.get('timeout', _TIMEOUT)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise ConfigError(f'env_cfg.dist_cfg.timeout is a positive number of seconds, got {timeout!r}')
     # The watchdog speaks first; the process group, which cannot say who is missing, comes after it.
     patience = timeout + 10
     if torch.cuda.is_available():
