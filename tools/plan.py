@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from vipo.engine.plan import Plan
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
@@ -54,8 +56,8 @@ def check_positive(args: argparse.Namespace) -> None:
             raise ConfigError(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name):g}')
 
 
-def print_scaling(cfg: Config, args: argparse.Namespace) -> None:
-    """How an iteration of the denoiser divides among 1, 2, 4, ... nodes."""
+def print_scaling(cfg: Config, args: argparse.Namespace, plans: dict[str, Plan]) -> None:
+    """How an iteration of the denoiser divides among 1, 2, 4, ... nodes; ``plans`` are those of all of them."""
     from vipo.engine.measure import measure_pass
     from vipo.engine.plan import STRATEGIES, make_plan, plan_batch
     from vipo.engine.scaling import Links, scaling
@@ -77,11 +79,11 @@ def print_scaling(cfg: Config, args: argparse.Namespace) -> None:
             print(f'  {nodes:5d} {gpus:5d} {error}')
             continue
         size = batch.longest(batch.micro_batch_size)
-        if size not in costs:
+        if nodes < args.nodes and size not in costs:
             costs[size] = measure_pass(generator, size, cfg.generator.get('lora'))
         columns, compute = '', 0.0
         for name in STRATEGIES:
-            plan = make_plan(cfg, gpus, name, costs[size])
+            plan = plans[name] if nodes == args.nodes else make_plan(cfg, gpus, name, costs[size])
             share = plan.flops * batch.total / gpus / batch.samples
             found = scaling(plan.flops, share, sum(plan.traffic.values()), nodes, links)
             compute = found.compute
@@ -144,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         nothing = 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
         print(f'it would fit with {remedy}' if remedy else nothing)
     if gpus > 1:
-        print_scaling(cfg, args)
+        print_scaling(cfg, args, plans)
     if args.json:
         figures = {
             name: {'phases': p.phases, 'counts': p.counts, 'flops': p.flops, 'bytes sent': p.traffic}
