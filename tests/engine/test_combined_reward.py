@@ -64,6 +64,21 @@ def test_ranks_with_other_parts_stop(monkeypatch):
         parallel.check_same_names(['a'], 'the parts')
 
 
+def test_a_sampler_that_deals_other_prompts_to_each_rank_is_refused(cfg, monkeypatch):
+    """As MMEngine's samplers do: the numbers of samples would then name other prompts on each rank."""
+    from vipo.engine import parallel
+    from vipo.engine.runner import build_runner
+
+    loop = build_runner(cfg(evaluation=None)).build_train_loop({'type': 'PolicyLoop', 'max_iters': 1})
+    batch = next(iter(loop.dataloader))
+    monkeypatch.setattr(parallel, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, mine])
+    assert len(loop.prepare(batch).prompts) == 8
+    monkeypatch.setattr(parallel, 'all_gather_object', lambda mine: [mine, [i + 1 for i in mine]])
+    with pytest.raises(RunStopped, match='a sampler has to deal all of them to every rank'):
+        loop.prepare(batch)
+
+
 @pytest.mark.parametrize('fault', ['valid', 'part'])
 def test_parts_of_another_length_are_refused(fault):
     def odd(pixels, prompts, metadata):

@@ -118,7 +118,8 @@ class PolicyLoop(IterBasedTrainLoop):
     def prepare(self, data_batch: dict[str, list]) -> Samples:
         """This rank's samples: their prompts, each encoded once, every seed, and the steps to train."""
         c, seed = self.components, self.runner.seed
-        check_same([int(i) for i in data_batch['prompt_id']], 'the prompts of the iteration, dealt by the sampler,')
+        dealt = [int(i) for i in data_batch['prompt_id']]
+        check_same(dealt, 'the prompts of an iteration (a sampler has to deal all of them to every rank)')
         # A prompt that comes twice makes two groups.
         number = torch.tensor(c.batch.numbers)
         group = number // c.batch.group_size
