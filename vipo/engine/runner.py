@@ -28,6 +28,7 @@ from vipo.engine.quiet import StaleNotices, quiet_third_parties
 from vipo.engine.ranks import describe_processes
 from vipo.engine.sections import check_sections
 from vipo.engine.start import check_start, resume_point
+from vipo.engine.values import check_environment, check_kinds
 from vipo.engine.watchdog import current_watchdog, start_watchdog
 from vipo.registry import ConfigError
 
@@ -157,10 +158,10 @@ def init_distributed(cfg: Config) -> None:
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or is_distributed():
         return
+    check_kinds(cfg)
+    check_environment(cfg.get('env_cfg') or {})
     options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {'backend': 'nccl'})
-    timeout = options.get('timeout', _TIMEOUT)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise ConfigError(f'env_cfg.dist_cfg.timeout is a positive number of seconds, got {timeout!r}')
+    timeout = options.get('timeout') or _TIMEOUT
     if launcher == 'slurm':
         _slurm_environment()
     if not torch.cuda.is_available() or launcher == 'pytorch':

@@ -75,9 +75,7 @@ def check_environment(section: Mapping[str, Any]) -> None:
         raise ConfigError(f"config key 'env_cfg.dist_cfg.backend' must be a text, got {processes['backend']!r}")
     timeout = processes.get('timeout')
     if timeout is not None and not (fits(timeout, float) and 0 < timeout < float('inf')):
-        raise ConfigError(
-            f"config key 'env_cfg.dist_cfg.timeout' must be a positive number of seconds, got {timeout!r}"
-        )
+        raise ConfigError(f'env_cfg.dist_cfg.timeout is a positive number of seconds, got {timeout!r}')
 
 
 def _check_known(section: Mapping[str, Any], known: Iterable[str], where: str) -> None:
