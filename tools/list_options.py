@@ -47,7 +47,8 @@ def sections() -> Iterator[tuple[str, list[Callable]]]:
 
     def registered(found: registry.Registry) -> list[Callable]:
         found.import_from_location()
-        return [found.module_dict[name] for name in sorted(found.module_dict)]
+        shipped = (found.module_dict[name] for name in sorted(found.module_dict))
+        return [target for target in shipped if target.__module__.startswith('vipo.')]
 
     yield 'generator', registered(registry.GENERATORS)
     yield 'generator.lora', [add_lora]
