@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+import vipo  # noqa: F401  first: test processes that start together must not stumble over yapf's cache
+
 if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several test processes, and so are the programs that it starts
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     torch.set_num_threads(1)
