@@ -8,7 +8,8 @@
 
 A job is one variant with one seed: it is trained, then tested on held-out prompts, on one core. Every variant makes the
 same number of iterations with the same number of samples. The variants are data in tools/studies/variants.py. Into
---out go results.csv, redness.csv, README.md with the tables, and the figures; the runs stay in --runs.
+--out go results.csv, redness.csv, README.md with the tables, and the figures; the runs stay in --runs. A job that
+results.csv holds is done, wherever it ran.
 """
 
 from __future__ import annotations
@@ -69,14 +70,16 @@ def main(argv: list[str] | None = None) -> int:
             page, figures = write_report(args.out)
             print(f'Done: {page} and {", ".join(path.name for path in figures)} beside it')
             return 0
-    except ValueError as error:
+        from tools.studies.collect import recorded, write_results
+        from tools.studies.jobs import Pool, plan
+
+        jobs = plan(variants, args.seeds, args.runs.resolve(), args.quick)
+        everything = plan(find(None, args.quick), args.collected, args.runs.resolve(), args.quick)
+        earlier = recorded(everything, args.out)
+    except ValueError as error:  # a ConfigError too
         print(f'error: {error}', file=sys.stderr)
         return 2
 
-    from tools.studies.collect import write_results
-    from tools.studies.jobs import Pool, plan
-
-    jobs = plan(variants, args.seeds, args.runs.resolve(), args.quick)
     began = time.perf_counter()
     pool = Pool(args.jobs, lambda line: print(f'[{time.perf_counter() - began:6.0f} s] {line}', flush=True))
     stopped: list[int] = []
@@ -87,11 +90,11 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    failures = pool(jobs)
+    failures = pool(jobs, earlier)
+    done = write_results(everything, args.out)
     if stopped:
         print('stopped; run the same line again to go on', file=sys.stderr)
         return 128 + stopped[0]
-    done = write_results(plan(find(None, args.quick), args.collected, args.runs.resolve(), args.quick), args.out)
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     if not done:

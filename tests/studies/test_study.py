@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def test_two_variants_from_start_to_page(tmp_path, monkeypatch, capsys):
     assert study.main(command) == 0
     assert '2/2 jobs are done; 0 to do' in capsys.readouterr().out
     assert (tested / 'results.json').stat().st_mtime_ns == before
+    # nor on a machine that has the table alone, which keeps its rows
+    table = (out / 'results.csv').read_text()
+    shutil.rmtree(runs)
+    assert study.main(command) == 0
+    assert '2/2 jobs are done; 0 to do' in capsys.readouterr().out
+    assert (out / 'results.csv').read_text() == table
+    # a table of other settings is not added to
+    monkeypatch.setitem(jobs_module.COMMON, 'loss.clip_range', 0.1)
+    assert study.main(command) == 2
+    assert 'holds 2 jobs of other settings (grpo seed 100 is the first)' in capsys.readouterr().err
+    assert (out / 'results.csv').read_text() == table
 
 
 def test_other_settings_are_refused(tmp_path):

@@ -2,65 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tools.studies.jobs import Job
 from vipo.comparison.runs import read_run
 from vipo.engine.results import HeldOutResults, write_csv
-from vipo.statistics import mean_interval
+from vipo.registry import ConfigError
+from vipo.statistics import Interval, mean_interval
 
-RESULTS = ('section', 'variant', 'seed', 'measure', 'before', 'after', 'difference', 'low', 'high')
+RESULTS = ('section', 'variant', 'seed', 'measure', 'before', 'after', 'difference', 'low', 'high', 'settings')
 CURVE = ('variant', 'seed', 'iteration', 'measure', 'value')
 #: Logged by iteration; their mean over the run is a measure of its own.
 LOGGED = ('clipped_fraction', 'clipped_inside', 'clipped_outside', 'ratio_deviation', 'seconds/total')
 
 
+def recorded(jobs: Sequence[Job], folder: Path) -> set[tuple[str, int]]:
+    """Variant and seed of the jobs that ``results.csv`` already holds, whose runs may lie on another machine.
+
+    Raises:
+        ConfigError: it holds one of them with other settings, or with other embedded models.
+    """
+    found = {_key(row): row.get('settings') for row in _read(folder / 'results.csv')}
+    here = {job.key: job for job in jobs if job.key in found}
+    changed = [job.label for key, job in here.items() if job.settings != found[key]]
+    if changed:
+        raise ConfigError(
+            f'{folder / "results.csv"} holds {len(changed)} jobs of other settings ({changed[0]} is the first); name '
+            'another folder with --out, or remove the file to begin anew'
+        )
+    return set(here)
+
+
 def write_results(jobs: Sequence[Job], folder: Path) -> int:
-    """Write ``results.csv`` and ``redness.csv`` of the jobs that are done.
+    """Write ``results.csv`` and ``redness.csv``: of the jobs whose runs are here and done, and what the files already
+    hold of others.
 
     Returns:
-        How many they are.
+        How many jobs they are.
     """
+    recorded(jobs, folder)
     finished = [job for job in jobs if job.done]
     rows = [row for job in finished for row in result_rows(job)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / 'results.csv', RESULTS, rows)
     curve = [row for job in finished if job.variant.section == 'd' for row in curve_rows(job)]
-    if curve:
-        write_csv(folder / 'redness.csv', CURVE, curve)
-    return len(finished)
+    order = {job.key: number for number, job in enumerate(jobs)}
+    here = {job.key for job in finished}
+    keys = set(here)
+    for name, columns, table in (('results.csv', RESULTS, rows), ('redness.csv', CURVE, curve)):
+        table += [row for row in _read(folder / name) if _key(row) not in here]
+        keys |= {_key(row) for row in table}
+        if table:
+            folder.mkdir(parents=True, exist_ok=True)
+            table.sort(key=lambda row: order.get(_key(row), len(order)))
+            write_csv(folder / name, columns, [[row[column] for column in columns] for row in table])
+    return len(keys)
 
 
-def result_rows(job: Job) -> list[list[object]]:
+def result_rows(job: Job) -> list[dict[str, Any]]:
     """A row for each measure; one without a before has its value as the difference from nothing."""
-    head = [job.variant.section, job.variant.name, job.seed]
-    rows: list[list[object]] = []
+    rows = []
     for name, of in HeldOutResults.load(job.tested).measures().items():
-        change = of.get('difference') or of['value']
-        means = [_cell(of[when].value) if when in of else '' for when in ('before', 'after')]
-        rows.append([*head, name, *means, *(_cell(x) for x in (change.value, change.low, change.high))])
+        before, after = (of[when].value if when in of else None for when in ('before', 'after'))
+        rows.append(_row(job, name, of.get('difference') or of['value'], before, after))
     history = read_run(job.run).history
     for key in LOGGED:
         values = np.array([record[key] for record in history if key in record])
         if len(values):
-            interval = mean_interval(values)
-            numbers = (interval.value, interval.low, interval.high)
-            rows.append([*head, f'log/{key}', '', '', *(_cell(x) for x in numbers)])
+            rows.append(_row(job, f'log/{key}', mean_interval(values)))
     return rows
 
 
-def curve_rows(job: Job) -> list[list[object]]:
+def curve_rows(job: Job) -> list[dict[str, Any]]:
     """Every score of every evaluation in the course of the run."""
-    run = read_run(job.run)
     return [
-        [job.variant.name, job.seed, iteration, measure, _cell(value)]
-        for iteration, evaluation in run.evaluations.items()
+        dict(zip(CURVE, (*job.key, iteration, measure, _cell(value)), strict=True))
+        for iteration, evaluation in read_run(job.run).evaluations.items()
         for measure, value in evaluation.means().items()
     ]
 
 
-def _cell(value: float) -> str:
-    return f'{value:.6g}'
+def _row(job: Job, measure: str, change: Interval, *means: float | None) -> dict[str, Any]:
+    numbers = (*(means or (None, None)), change.value, change.low, change.high)
+    cells = (job.variant.section, *job.key, measure, *map(_cell, numbers), job.settings)
+    return dict(zip(RESULTS, cells, strict=True))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row['variant'], int(row['seed'])
+
+
+def _cell(value: float | None) -> str:
+    return '' if value is None else f'{value:.6g}'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import queue
 import shutil
@@ -9,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,18 @@ class Job:
         return {**COMMON, **self.variant.options, **self.extra, 'randomness.seed': self.seed}
 
     @property
+    def key(self) -> tuple[str, int]:
+        return self.variant.name, self.seed
+
+    @property
     def label(self) -> str:
         return f'{self.variant.name} seed {self.seed}'
+
+    @property
+    def settings(self) -> str:
+        """Changes with anything that its results depend on: its config, its test and the embedded models."""
+        content = json.dumps([self.config().to_dict(), SAMPLES, _assets()], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
     def config_file(self) -> Path:
@@ -110,6 +123,16 @@ class Job:
         return [[sys.executable, str(tools / name), *map(str, rest)] for name, *rest in lines]
 
 
+@cache
+def _assets() -> str:
+    """Of the bytes of all embedded models and prompts."""
+    digest = hashlib.sha256()
+    folder = ROOT / 'vipo' / 'assets'
+    for file in sorted(path for path in folder.rglob('*') if path.is_file() and path.suffix not in ('.py', '.pyc')):
+        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def plan(variants: Sequence[Variant], seeds: Sequence[int], runs: Path, quick: bool) -> list[Job]:
     """All jobs; every variant of a seed before the next seed, so that a study that is stopped has whole columns."""
     extra = QUICK if quick else {}
@@ -137,10 +160,10 @@ class Pool:
             for process in self._running:
                 process.terminate()
 
-    def __call__(self, jobs: Sequence[Job]) -> list[str]:
-        """Do those that are not done; what went wrong, a line for each."""
+    def __call__(self, jobs: Sequence[Job], recorded: Collection[tuple[str, int]] = ()) -> list[str]:
+        """Do those that are not done, here or by what is recorded; what went wrong, a line for each."""
         waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        todo = [job for job in jobs if not job.done]
+        todo = [job for job in jobs if not job.done and job.key not in recorded]
         for job in todo:
             waiting.put(job)
         self._say(f'{len(jobs) - len(todo)}/{len(jobs)} jobs are done; {len(todo)} to do, {self._count} at a time')

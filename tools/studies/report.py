@@ -42,9 +42,9 @@ CLIP = {
     'log/clipped_outside': 'clipped, map low',
 }
 #: What the runs of a section are compared with; it stands first in their tables.
-REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo'}
+REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo', 'g': 'grpo'}
 #: Lines that a section borrows from others.
-BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo')}
+BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': ('grpo', 'vipo')}
 
 
 class Results:

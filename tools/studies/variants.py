@@ -12,10 +12,14 @@ SECTIONS = {
     'd': 'redness: how long the named objects survive a reward that does not know them',
     'e': 'oracle maps from the scenes as an upper bound, and their controls',
     'f': 'where clipping binds: clip range, its shape, and the reduction of the log-probs',
+    'g': 'step size: is a difference between methods one of learning rates?',
 }
+#: Of every variant that does not ask what it does.
+LEARNING_RATE = 2e-5
 #: Of every variant, so that all of them cost the same and are judged alike.
 COMMON: dict[str, Any] = {
     'train_cfg.max_iters': 60,
+    'optim_wrapper.optimizer.lr': LEARNING_RATE,
     'batch.prompts_per_iteration': 6,
     'evaluation.num_prompts': 128,
     'eval_rewards.judge': {'type': 'SceneJudge'},
@@ -52,6 +56,10 @@ def _allocator(**options: Any) -> dict[str, Any]:
 
 def _structurer(**options: Any) -> dict[str, Any]:
     return {'structurer': {'_delete_': True, **options}}
+
+
+def _learning_rate(factor: float) -> dict[str, Any]:
+    return {'optim_wrapper.optimizer.lr': factor * LEARNING_RATE}
 
 
 _LOOKS_AT_CLS = {'structurer.backbone.cls_attention': True}
@@ -155,6 +163,10 @@ VARIANTS = (
         'log-probs averaged over channels, with a range as much smaller',
         options={'rollout.kernel.reduction': 'mean', 'loss.clip_range': 0.025},
     ),
+    Variant('grpo_lr_x2', 'g', 'twice the learning rate', 'grpo_tiny_sd3', _learning_rate(2)),
+    Variant('grpo_lr_x4', 'g', 'four times', 'grpo_tiny_sd3', _learning_rate(4)),
+    Variant('vipo_lr_x2', 'g', 'twice the learning rate', options=_learning_rate(2)),
+    Variant('vipo_lr_x4', 'g', 'four times', options=_learning_rate(4)),
 )
 
 
