@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(cfg):
     path = f'{runner.work_dir}/nonfinite_iter_1_rank_0.pt'
     assert path in str(stopped.value)
     batch = torch.load(path, weights_only=True)
-    assert batch['samples'] == [4, 5, 6, 7]
+    assert batch['samples'] == batch['numbers'].tolist() == [4, 5, 6, 7]
     assert batch['micro_steps'] == [{'samples': [4, 5, 6, 7], 'step': batch['steps'][1]}]
     assert batch['losses'].isfinite().tolist() == [True, False]
     assert len(batch['prompts']) == len(batch['seeds']) == len(batch['rewards']) == len(batch['advantages']) == 4

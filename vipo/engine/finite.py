@@ -131,6 +131,7 @@ def _content(
         ],
         'losses': torch.stack(list(losses)).cpu(),
         'samples': rows,
+        'numbers': cut(samples.number),
         'prompts': [samples.prompts[i] for i in rows],
         'seeds': [samples.seeds[i] for i in rows],
         'signs': [samples.signs[i] for i in rows],

@@ -30,7 +30,8 @@ class SceneOracleStructurer(Structurer):
     Args:
         where: ``'objects'``; ``'background'``: one minus that; ``'random'``: the values of ``'objects'`` in another
             place, a smooth blob of the same area that is drawn anew for every picture.
-        seed: of the blobs. The same picture of the same prompt gets the same blob, whatever is beside it in a batch.
+        seed: of the blobs. The same picture of the same prompt gets the same blob, whatever is beside it in a batch;
+            one that another number of processes rounds otherwise, in a single pixel, gets another.
         normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
 
     Raises:
