@@ -45,6 +45,8 @@ def test_the_shipped_config_on_two_processes(tmp_path):
     assert code == 0, said[-3000:]
     assert 'node 0 of 1, 2 process(es) here' in said
     assert '2 process(es), micro-batches' in said
+    assert said.count('Done in') == 1, 'the main process alone reports'
+    assert 'Failed to search registry' not in said
     assert (tmp_path / 'run' / 'iter_1.pth').exists()
 
 
