@@ -88,6 +88,7 @@ def test_signed_maps_are_logged_in_numbers(cfg):
         ({'loss__scalar_clip_range': 0.1}, 'has no effect here'),
         ({'structurer__allocator__orientation': 'cls_attention'}, r'backbone\.cls_attention=True'),
         ({'generator__init': 'meta'}, 'it cannot be trained'),
+        ({'generator__dtype': 'float16'}, 'loses small gradients'),
         (
             {'generator__lora': {'_delete_': True, 'rank': 2}, 'generator__keep_reference': True},
             'keep_reference has no effect',

@@ -270,6 +270,8 @@ def check_generator(cfg: Config, needs_reference: bool = False) -> None:
         return
     if cfg.generator.get('init') == 'meta':
         raise ConfigError("generator.init='meta' makes a model without weights, for plans; it cannot be trained")
+    if cfg.generator.get('dtype') == 'float16':
+        raise ConfigError("generator.dtype='float16' loses small gradients, as losses are not scaled: take 'bfloat16'")
     GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     if needs_reference and cfg.generator.get('lora') is None and not cfg.generator.get('keep_reference'):
         raise ConfigError(_NO_REFERENCE)
