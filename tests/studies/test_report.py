@@ -22,6 +22,8 @@ def folder(tmp_path):
         for variant, changes in REWARD.items():
             for seed, change in enumerate(changes):
                 writer.writerow(['a', variant, seed, 'reward', 1.0, 1.0 + change, change, change - 0.01, change + 0.01])
+        for seed in range(3):
+            writer.writerow(['a', 'grpo', seed, 'judge', 0.9, 0.91, 0.01, 0.0, 0.02])
         writer.writerow(['a', 'vipo', 0, 'change/background', '', '', 0.25, 0.2, 0.3])
         writer.writerow(['d', 'red_grpo', 0, 'reward', 0, 0.5, 0.5, 0.45, 0.55])
     with open(tmp_path / 'redness.csv', 'w', newline='') as file:
@@ -53,7 +55,7 @@ def test_page_and_figures(folder):
     assert '| `vipo` | +0.20 (-0.03 to +0.43) |' in text
     assert '| `red_grpo` | 1 | +0.50' in text
     assert 'section_e.png' not in text
-    assert [figure.name for figure in figures] == ['section_a.png', 'section_d.png', 'redness.png']
+    assert [figure.name for figure in figures] == ['overview.png', 'section_a.png', 'section_d.png', 'redness.png']
     for figure in figures:
         assert np.asarray(Image.open(figure).convert('L')).std() > 5
         assert f'({figure.name})' in text

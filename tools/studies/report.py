@@ -47,6 +47,10 @@ REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo
 BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': ('grpo', 'vipo')}
 
 
+#: Drawn in the overview by name, each with a colour of its own; all others are grey.
+OVERVIEW = ('grpo', 'uniform', 'vipo', 'vipo_lr_x2', 'vipo_lr_x4', 'grpo_lr_x2', 'oracle')
+
+
 class Results:
     """``results.csv``: change of each measure, by variant and seed.
 
@@ -94,6 +98,9 @@ def write_report(folder: Path) -> tuple[Path, list[Path]]:
     """
     results = Results(folder / 'results.csv')
     lines, figures = [BEGIN, ''], []
+    if any(results.has(name) for name in OVERVIEW):
+        figures.append(_overview(results, folder / 'overview.png'))
+        lines += [f'![What the trained reward gains, and what else changes]({figures[-1].name})', '']
     for section, title in SECTIONS.items():
         names = names_of(section, results)
         if not any(v.name in names for v in VARIANTS if v.section == section):
@@ -173,6 +180,29 @@ def _forest(results: Results, names: Sequence[str], columns: dict[str, str], pat
         axes.locator_params(axis='x', nbins=4)
         axes.grid(axis='x', alpha=0.3)
     figure.suptitle(f'{title[0].upper()}{title[1:]}: change by training, 95 % intervals', fontsize=10)
+    figure.savefig(path, dpi=110, metadata={'Software': None})
+    return path
+
+
+def _overview(results: Results, path: Path) -> Path:
+    """What each variant gains in the trained reward, across; the judge and the background, upwards."""
+    below = {'judge': 'judge, change', 'change/background': 'background, change of the pixels'}
+    figure, panels = _figure(5.2 * len(below), 4.2, 1, len(below))
+    # Redness is another reward.
+    names = [v.name for v in VARIANTS if v.section != 'd' and results.has(v.name)]
+    for axes, (measure, heading) in zip(panels[0], below.items(), strict=True):
+        for name in sorted(names, key=lambda name: name in OVERVIEW):
+            x, y = results.change(name, 'reward'), results.change(name, measure)
+            if x is None or y is None:
+                continue
+            color = COLORS[OVERVIEW.index(name) % len(COLORS)] if name in OVERVIEW else '#bbbbbb'
+            axes.plot([x.low, x.high], [y.value, y.value], color=color, lw=1.2)
+            axes.plot([x.value, x.value], [y.low, y.high], color=color, lw=1.2)
+            label = name if name in OVERVIEW else None
+            axes.plot(x.value, y.value, 'o', color=color, ms=6 if label else 4, label=label)
+        _finish(axes, 'trained reward, change', heading)
+        axes.axhline(0, color='#999999', lw=0.8)
+    panels[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=110, metadata={'Software': None})
     return path
 
