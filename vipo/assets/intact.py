@@ -1,14 +1,19 @@
-"""Whether a model folder on this machine can be read at all, found from its small files before weights are loaded."""
+"""Whether a model is whole: a folder on this machine from its small files, and what was loaded by its names."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+    from transformers import PreTrainedModel
+
+PreTrained = TypeVar('PreTrained', bound='PreTrainedModel')
 
 #: Files that hold a JSON object with something in it.
 _OBJECTS = (
@@ -145,6 +150,54 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], ignored
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
+    refuse_misfit(problems, folder)
+
+
+def refuse_misfit(problems: Sequence[str], source: str | Path) -> None:
+    """Say how the weights in ``source`` differ from what the model of their config has.
+
+    Raises:
+        ValueError: there is a problem.
+    """
     if problems:
         more = f' and {len(problems) - 5} more' if len(problems) > 5 else ''
-        raise ValueError(f'{folder} does not fit the model of its config: {"; ".join(problems[:5])}{more}')
+        raise ValueError(f'{source} does not fit the model of its config: {"; ".join(problems[:5])}{more}')
+
+
+def load_transformers(
+    model_class: type[PreTrained],
+    place: str,
+    dtype: torch.dtype,
+    subfolder: str = '',
+    part: bool = False,
+    unused: tuple[str, ...] = (),
+) -> PreTrained:
+    """A model of transformers, frozen and in evaluation mode; nothing of it stays at random values.
+
+    Left to itself ``from_pretrained`` prints a table of what is missing or left over and goes on.
+
+    Args:
+        place: folder or hub id.
+        part: the checkpoint may hold more than the model, such as another tower.
+        unused: beginnings of names that may be missing.
+
+    Raises:
+        ValueError: a weight is missing or of another shape, or where the model is no part of the checkpoint, left over.
+        OSError: there is no such model within reach.
+    """
+    model, info = model_class.from_pretrained(
+        place,
+        subfolder=subfolder,
+        dtype=dtype,
+        output_loading_info=True,
+        # Shapes that differ are then reported with the rest, in place of an error of another kind.
+        ignore_mismatched_sizes=True,
+    )
+    problems = [f'missing {key}' for key in sorted(info['missing_keys']) if not key.startswith(unused)]
+    problems += [f'unexpected {key}' for key in sorted(info['unexpected_keys']) if not part]
+    problems += [
+        f'{key} has shape {tuple(found)} instead of {tuple(wanted)}'
+        for key, found, wanted in sorted(info['mismatched_keys'])
+    ]
+    refuse_misfit([*problems, *info['error_msgs']], Path(place) / subfolder if subfolder else place)
+    return model.eval().requires_grad_(False)

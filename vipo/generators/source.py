@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vipo.assets import resolve
-from vipo.assets.intact import check_pipeline, check_weights, read_object
+from vipo.assets.intact import check_pipeline, check_weights, load_transformers, read_object
 from vipo.generators.architectures import ARCHITECTURES
 from vipo.generators.cache import fingerprint
 from vipo.registry.build import torch_dtype
@@ -142,8 +142,16 @@ class PipelineSource(Source):
         return None if None in counts else sum(counts)
 
     def load(self, dtype: dict[str, torch.dtype], without: Iterable[str] = ()) -> Any:
-        """The pipeline with its weights, but for those of ``without``; ``dtype`` by component or ``default``."""
-        pipe = self._class.from_pretrained(self.path, dtype=dtype, **dict.fromkeys(without))
+        """The pipeline with its weights, but for those of ``without``; ``dtype`` by component or ``default``.
+
+        Raises:
+            ValueError: the weights of a text encoder do not fit its config.
+        """
+        parts: dict[str, nn.Module | None] = dict.fromkeys(without)
+        for name, cls in self._models_of_transformers().items():
+            if name not in parts:
+                parts[name] = load_transformers(cls, self.path, dtype.get(name, dtype['default']), name, part=True)
+        pipe = self._class.from_pretrained(self.path, dtype=dtype, **parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -166,6 +174,14 @@ class PipelineSource(Source):
 
         # .../snapshots/<commit>/model_index.json, which reading the index has put there
         return f'{self.path}@{Path(try_to_load_from_cache(self.path, self._class.config_name)).parent.name}'
+
+    def _models_of_transformers(self) -> dict[str, Any]:
+        """Classes of the components that are models of transformers."""
+        import transformers
+
+        named = {n: e[1] for n, e in self.index.items() if isinstance(e, (list, tuple)) and e[0] == 'transformers'}
+        found = {name: getattr(transformers, cls, None) for name, cls in named.items()}
+        return {name: cls for name, cls in found.items() if hasattr(cls, 'base_model_prefix')}
 
     def _component_class(self, name: str) -> Any:
         import diffusers

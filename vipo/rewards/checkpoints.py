@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vipo.assets import resolve
+from vipo.assets.intact import PreTrained, load_transformers, refuse_misfit
 from vipo.registry.build import torch_dtype
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Model = TypeVar('Model', bound=nn.Module)
-PreTrained = TypeVar('PreTrained', bound='PreTrainedModel')
 
 
 def locate_file(checkpoint: str | None, hub: str, name: str, option: str = 'checkpoint') -> Path:
@@ -127,7 +127,7 @@ def load_strictly(
         for k, s in expected.items()
         if k in state and state[k].shape != s
     ]
-    _refuse(problems, source)
+    refuse_misfit(problems, source)
     # The model takes over the tensors themselves: nothing is held twice, and each keeps its dtype.
     model.load_state_dict(dict(state), strict=False, assign=True)
     return model.eval().requires_grad_(False)
@@ -136,7 +136,6 @@ def load_strictly(
 def pretrained_strictly(model_class: type[PreTrained], name: str) -> PreTrained:
     """A model of transformers from a folder or hub repository in its layout, as strictly, in float32.
 
-    Left to itself ``from_pretrained`` prints a table of what is missing or left over and goes on with random weights.
     The ``position_ids`` that old checkpoints carry are none of what is left over.
 
     Raises:
@@ -146,29 +145,9 @@ def pretrained_strictly(model_class: type[PreTrained], name: str) -> PreTrained:
     from safetensors import SafetensorError
 
     try:
-        model, info = model_class.from_pretrained(
-            name,
-            dtype=torch.float32,
-            output_loading_info=True,
-            # Shapes that differ are then reported with the rest, in place of an error of another kind.
-            ignore_mismatched_sizes=True,
-        )
+        return load_transformers(model_class, name, torch.float32)
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
         raise _unreadable(name, error) from error
-    problems = [f'missing {key}' for key in sorted(info['missing_keys'])]
-    problems += [f'unexpected {key}' for key in sorted(info['unexpected_keys'])]
-    problems += [
-        f'{key} has shape {tuple(found)} instead of {tuple(wanted)}'
-        for key, found, wanted in sorted(info['mismatched_keys'])
-    ]
-    _refuse(problems + list(info['error_msgs']), name)
-    return model.eval().requires_grad_(False)
-
-
-def _refuse(problems: list[str], source: str | Path) -> None:
-    if problems:
-        shown = '; '.join(problems[:5]) + (f' and {len(problems) - 5} more' if len(problems) > 5 else '')
-        raise ValueError(f'{source} does not fit the model of its config: {shown}')
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, source: str) -> None:

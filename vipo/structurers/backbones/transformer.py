@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vipo.assets import resolve
-from vipo.assets.intact import check_folder
+from vipo.assets.intact import check_folder, load_transformers
 from vipo.registry.build import torch_dtype
 from vipo.structurers.backbones.attention import blocks_of, first_token_attention, outputs_of, projections_of
 from vipo.structurers.backbones.base import Backbone, Features
@@ -170,15 +170,7 @@ def load_vision_model(name: str, place: str, dtype: torch.dtype, unused: tuple[s
     """
     import transformers
 
-    options = {'dtype': dtype, 'output_loading_info': True, 'ignore_mismatched_sizes': True}
-    model, info = getattr(transformers, name).from_pretrained(place, **options)
-    problems = [f'missing {k}' for k in sorted(info['missing_keys']) if not k.startswith(unused)]
-    problems += [
-        f'{key} has shape {tuple(has)} instead of {tuple(wanted)}' for key, has, wanted in info['mismatched_keys']
-    ]
-    if problems:
-        raise ValueError(f'{place} does not fit the {name} of its config: {"; ".join(problems[:5])}')
-    return model.eval().requires_grad_(False)
+    return load_transformers(getattr(transformers, name), place, dtype, part=True, unused=unused)
 
 
 def block_number(layer: int, count: int) -> int:
