@@ -35,18 +35,18 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.comparison import group_runs, read_run, write_report
     from vipo.registry import ConfigError
 
+    command = shlex.join(['python', 'tools/compare.py', *(sys.argv[1:] if argv is None else argv)])
     try:
         groups = group_runs([read_run(folder) for folder in args.runs])
+        for group in groups:
+            print(f'{group.label}: seeds {", ".join(map(str, group.seeds))}')
+            for run in group.runs:
+                for note in run.notes:
+                    print(f'  note: {run.folder} {note}')
+        page, *pictures = write_report(groups, args.out, command, args.gallery)
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    for group in groups:
-        print(f'{group.label}: seeds {", ".join(map(str, group.seeds))}')
-        for run in group.runs:
-            for note in run.notes:
-                print(f'  note: {run.folder} {note}')
-    command = shlex.join(['python', 'tools/compare.py', *(sys.argv[1:] if argv is None else argv)])
-    page, *pictures = write_report(groups, args.out, command, args.gallery)
     print(f'Done: open {page}; beside it {", ".join(path.name for path in pictures)}')
     return 0
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from mmengine.config import Config
@@ -15,6 +18,8 @@ from vipo.engine.evaluation import Evaluation
 from vipo.engine.restore import config_of
 from vipo.engine.results import HeldOutResults
 from vipo.registry import ConfigError
+
+Read = TypeVar('Read')
 
 
 @dataclass
@@ -88,8 +93,7 @@ class Run:
         path = self.folder / 'maps.npz'
         if not path.exists() or self.measured != self.planned:
             return None
-        with np.load(path, allow_pickle=False) as data:
-            return data['maps']
+        return _read(path, _read_maps)
 
     def _evaluation(self, number: int) -> Path:
         return self.folder / 'evaluations' / f'iter_{number}.npz'
@@ -111,18 +115,15 @@ def read_run(folder: str | Path) -> Run:
             'tools/train.py'
         )
     cfg = config_of(folder / 'checkpoint', imports=False)
-    # The last line of a run that is going on, or died, may be cut off.
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith('\n')]
-    try:
-        history = [json.loads(line) for line in lines]
-        summary = json.loads((folder / 'summary.json').read_text()) if (folder / 'summary.json').exists() else {}
-        evaluations = {
-            int(path.stem.removeprefix('iter_')): Evaluation.load(path, pictures=False)
-            for path in (folder / 'evaluations').glob('iter_*.npz')
-        }
-    except (ValueError, KeyError, OSError) as error:
-        raise ConfigError(f'{folder}: a file of the run is damaged ({error})') from error
-    planned = cfg.train_cfg.max_iters
+    history = _read(file, _read_history)
+    summary = _read(path, _read_summary) if (path := folder / 'summary.json').exists() else {}
+    evaluations = {
+        _read(path, _read_number): Evaluation.load(path, pictures=False)
+        for path in (folder / 'evaluations').glob('iter_*.npz')
+    }
+    planned = (cfg.get('train_cfg') or {}).get('max_iters')
+    if not isinstance(planned, int):
+        raise ConfigError(f'{cfg.filename} is no config of a run: it has no train_cfg.max_iters')
     if history and summary.get('iterations') == history[-1]['iteration']:
         planned = summary['iterations']
     run = Run(folder, cfg, history, dict(sorted(evaluations.items())), planned)
@@ -136,6 +137,44 @@ def read_run(folder: str | Path) -> Run:
     elif run.measured < run.planned:
         run.notes.append(f'its last held-out evaluation was after iteration {run.measured} of {run.planned}')
     return run
+
+
+def _read(path: Path, reader: Callable[[Path], Read]) -> Read:
+    """What ``reader`` makes of a file.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        return reader(path)
+    except (ValueError, TypeError, KeyError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise ConfigError(f'{path} is damaged ({type(error).__name__}: {error})') from error
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    # The last line of a run that is going on, or died, may be cut off.
+    lines = [line for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
+    records = [json.loads(line) for line in lines]
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or not isinstance(record.get('iteration'), int):
+            raise ValueError(f'line {number} is no record of an iteration')
+    return records
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = json.loads(path.read_text(encoding='utf-8'))
+    if not isinstance(summary, dict):
+        raise ValueError('it holds no JSON object')
+    return summary
+
+
+def _read_number(path: Path) -> int:
+    return int(path.stem.removeprefix('iter_'))
+
+
+def _read_maps(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as data:
+        return data['maps']
 
 
 def _read_test(run: Run) -> None:

@@ -112,7 +112,10 @@ class HeldOutResults:
             ValueError: a file is missing or damaged.
         """
         try:
-            about = json.loads((folder / _FILES[0]).read_text())['about']
+            body = json.loads((folder / _FILES[0]).read_text())
+            about = body.get('about') if isinstance(body, dict) else None
+            if not isinstance(about, dict):
+                raise ValueError(f'{_FILES[0]} does not say what was tested')
             with open(folder / _FILES[1], newline='', encoding='utf-8') as file:
                 rows = list(csv.DictReader(file))
             names = [name for name in (rows[0] if rows else {}) if name not in ('prompt_id', 'prompt')]

@@ -27,12 +27,13 @@ def _use(rng: random.Random, world: World, path: Path, kind: str, what: str, *wo
         'resume': ('train', resume),
         'resume path': ('train', [str(CONFIG), '--work-dir', other, '--resume', str(path), *small]),
     }
-    if kind != 'training_state':
+    if kind not in ('training_state', 'weights'):  # those it does not judge
         calls['verify'] = ('verify_checkpoint', [str(path)])
     if not all_of_it:
         calls |= {
             'load_from': ('train', [str(CONFIG), '--work-dir', other, *small, f'load_from={path}']),
             'export': ('export', [str(path), other]),
+            'test': ('test', [str(CONFIG), str(path), '--out', other, *small]),
             'sample': ('sample', [str(path.parent / CONFIG.name), str(path), '--prompts', 'a ball', '--out', other]),
         }
     name = rng.choice(sorted(calls))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from tests.engine.fuzz import arguments, checkpoints, configs, files
+from tests.engine.fuzz import arguments, checkpoints, configs, files, runs
 from tests.engine.fuzz.case import Case, World
 
 #: Kind -> how many of it are dealt in a round. What makes its inputs broken stands in its docstring.
@@ -14,6 +14,7 @@ KINDS: dict[Callable[[random.Random, World], Case], int] = {
     **checkpoints.KINDS,
     **files.KINDS,
     **arguments.KINDS,
+    **runs.KINDS,
 }
 
 
