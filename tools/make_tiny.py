@@ -27,7 +27,7 @@ STAGES = {
     'polish': (generator.polish, 5000, 48),
     'reward': (reward.train, 3000, 96),
     'taste': (taste.train, 1200, 96),
-    'pick': (pick.train, 1400, 64),
+    'pick': (pick.train, 4000, 64),
     'backbone': (backbone.train, 800, 24),
     'prompts': (prompts.write, 0, 0),
 }
