@@ -38,7 +38,7 @@ def test_variants_differ_from_their_base_where_they_say(tmp_path):
         texts.setdefault(cfg.pretty_text, []).append(name)
         optimizer = cfg.optim_wrapper.optimizer
         rate = optimizer.pop('lr')
-        assert rate == pytest.approx({'x2': 4e-5, 'x4': 8e-5}.get(name.split('_lr_')[-1], 2e-5))
+        assert rate == pytest.approx({'half': 1e-5, 'x2': 4e-5, 'x4': 8e-5}.get(name.split('_lr_')[-1], 2e-5))
         costs.add(str((cfg.train_cfg, cfg.batch, optimizer, cfg.ema, cfg.evaluation, cfg.rollout.num_steps)))
     assert len(costs) == 1
     assert [names for names in texts.values() if len(names) > 1] == []

@@ -48,7 +48,7 @@ BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': (
 
 
 #: Drawn in the overview by name, each with a colour of its own; all others are grey.
-OVERVIEW = ('grpo', 'uniform', 'vipo', 'vipo_lr_x2', 'vipo_lr_x4', 'grpo_lr_x2', 'oracle')
+OVERVIEW = ('grpo', 'vipo', 'grpo_lr_half', 'vipo_lr_x2', 'grpo_lr_x2', 'vipo_attribution', 'oracle')
 
 
 class Results:
@@ -179,7 +179,7 @@ def _forest(results: Results, names: Sequence[str], columns: dict[str, str], pat
         axes.tick_params(labelsize=8)
         axes.locator_params(axis='x', nbins=4)
         axes.grid(axis='x', alpha=0.3)
-    figure.suptitle(f'{title[0].upper()}{title[1:]}: change by training, 95 % intervals', fontsize=10)
+    figure.suptitle(f'{title[0].upper()}{title[1:]} (change by training, 95 % intervals)', fontsize=10)
     figure.savefig(path, dpi=110, metadata={'Software': None})
     return path
 

@@ -163,6 +163,7 @@ VARIANTS = (
         'log-probs averaged over channels, with a range as much smaller',
         options={'rollout.kernel.reduction': 'mean', 'loss.clip_range': 0.025},
     ),
+    Variant('grpo_lr_half', 'g', 'is ViPO only a smaller step?', 'grpo_tiny_sd3', _learning_rate(0.5)),
     Variant('grpo_lr_x2', 'g', 'twice the learning rate', 'grpo_tiny_sd3', _learning_rate(2)),
     Variant('grpo_lr_x4', 'g', 'four times', 'grpo_tiny_sd3', _learning_rate(4)),
     Variant('vipo_lr_x2', 'g', 'twice the learning rate', options=_learning_rate(2)),
