@@ -115,10 +115,6 @@ def test_generator_recognises_its_prompts_and_leaves_something_to_learn():
     assert right.scores.mean() > other.scores.mean() + 0.2
 
 
-#: What the second preference model sees as surely as the trained one: all but melted objects.
-SEEN_BY_BOTH = tuple(flaw for flaw in (*FLAWS, *OBJECT_FLAWS) if flaw != 'melt')
-
-
 def embedded(name):
     if name == 'tiny-hps':
         return HPSReward(checkpoint='vipo://tiny-hps')
@@ -126,12 +122,10 @@ def embedded(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('flaw', 'name'),
-    [*((flaw, 'tiny-hps') for flaw in (*FLAWS, *OBJECT_FLAWS)), *((flaw, 'tiny-pick') for flaw in SEEN_BY_BOTH)],
-)
+@pytest.mark.parametrize('name', ['tiny-hps', 'tiny-pick'])
+@pytest.mark.parametrize('flaw', [*FLAWS, *OBJECT_FLAWS])
 def test_reward_prefers_the_true_drawing(flaw, name):
-    """Against each kind of flaw the true drawing wins nearly always."""
+    """Against each kind of flaw the true drawing wins nearly always; the second model hardly sees melted objects."""
     reward, rng, generator = embedded(name), random.Random(77), torch.Generator().manual_seed(0)
     true = scenes(128, 78)
     prompts = [s.prompt for s in true]
@@ -143,8 +137,12 @@ def test_reward_prefers_the_true_drawing(flaw, name):
     else:
         pixels = draw([flawed(s, flaw, rng) for s in true], 2).pixels
     good, bad = (reward(x[:, :, None], prompts).scores for x in (drawing.pixels, pixels))
-    assert (good > bad).float().mean() > 0.85
-    assert good.mean() > bad.mean() + 0.03
+    won = (good > bad).float().mean()
+    if (flaw, name) == ('melt', 'tiny-pick'):
+        assert won == pytest.approx(0.8, abs=0.05)
+    else:
+        assert won > 0.85
+        assert good.mean() > bad.mean() + 0.03
 
 
 @pytest.mark.slow
@@ -165,9 +163,9 @@ def test_rewards_prefer_what_the_judge_prefers_among_attempts():
                 scores = reward(pixels, [prompt] * 12).scores
                 gap = scores[right == right.max()].mean() - scores[right < right.max()].mean()
                 gaps[name].append(gap / scores.std())
-    for name, of in gaps.items():
-        assert len(of) > 8
-        assert torch.stack(of).mean() > 0.1, name
+    assert len(gaps['tiny-hps']) > 8
+    assert torch.stack(gaps['tiny-hps']).mean() == pytest.approx(0.8, abs=0.1)
+    assert torch.stack(gaps['tiny-pick']).mean() == pytest.approx(0.3, abs=0.1), 'the weaker of the two'
 
 
 @pytest.mark.slow

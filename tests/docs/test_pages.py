@@ -12,6 +12,8 @@ import pytest
 
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name, prose, words
 from tools.list_options import options_of, sections
+from tools.studies.variants import VARIANTS
+from tools.study_maps import strategies
 from vipo.engine.config import KNOWN_KEYS, read_config
 
 by_page = pytest.mark.parametrize('page', PAGES, ids=name)
@@ -139,6 +141,17 @@ def test_settings_of_the_paper_page_are_those_of_the_configs():
                 assert repr(found.to_dict() if hasattr(found, 'to_dict') else found) == value, key
                 compared += 1
     assert compared > 25
+
+
+def test_counts_of_the_readme_are_those_of_the_code():
+    command = [sys.executable, 'tools/list_components.py']
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    parts = {part.split('\n')[0]: part.count('\n  ') for part in listed.strip().split('\n\n')}
+    text = ' '.join(prose(ROOT / 'README.md').split())
+    assert f'{parts["reward"]} and {parts["backbone"]} today' in text
+    assert f'trains {len(VARIANTS)} variants' in text
+    assert len(strategies()) == 20
+    assert 'compares twenty map strategies' in text
 
 
 MESSAGES = [
