@@ -28,6 +28,7 @@ def test_variant_builds(name, tmp_path):
     if cfg.structurer is not None:
         STRUCTURERS.build(cfg.structurer, at='structurer')
     assert {'judge', 'pick'} <= set(cfg.eval_rewards)
+    assert config(name, tmp_path).to_dict() == cfg.to_dict(), 'every seed gets the same'
 
 
 def test_variants_differ_from_their_base_where_they_say(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
         for name in names[:-1]:
             section = _part(section, name, key)
         _make_room(section, names[-1], value, key)
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict(copy.deepcopy(options))  # MMEngine takes the `_delete_` out of what it is given
 
 
 def _part(section: Any, name: str, key: str) -> Any:
