@@ -1,4 +1,4 @@
-"""The study tool, from two tiny variants to a page."""
+"""The study tool, from a tiny variant to a page."""
 
 import csv
 import json
@@ -20,17 +20,17 @@ from vipo.registry import ConfigError
 
 
 @pytest.mark.slow
-def test_two_variants_from_start_to_page(tmp_path, monkeypatch, capsys):
+def test_a_variant_from_start_to_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs_module, 'COMMON', jobs_module.COMMON | SMALL)
     runs, out = tmp_path / 'runs', tmp_path / 'out'
-    command = ['--only', 'grpo', 'oracle', '--seeds', '100', '--runs', str(runs), '--out', str(out)]
+    command = ['--only', 'oracle', '--seeds', '100', '--runs', str(runs), '--out', str(out)]
     assert study.main(command) == 0
     said = capsys.readouterr().out
-    assert '2/2' in said
+    assert '1/1' in said
     assert 'ETA' in said
     with open(out / 'results.csv') as file:
         rows = list(csv.DictReader(file))
-    assert {(row['variant'], row['seed']) for row in rows} == {('grpo', '100'), ('oracle', '100')}
+    assert {(row['variant'], row['seed']) for row in rows} == {('oracle', '100')}
     measures = {row['measure'] for row in rows}
     assert {'reward', 'judge', 'pick', 'change/background', 'diversity/pixels', 'log/clipped_fraction'} <= measures
     tested = runs / 'oracle' / 'seed_100' / 'run' / 'test' / 'iter_2'
@@ -42,18 +42,18 @@ def test_two_variants_from_start_to_page(tmp_path, monkeypatch, capsys):
     # what is done is not done again
     before = (tested / 'results.json').stat().st_mtime_ns
     assert study.main(command) == 0
-    assert '2/2 jobs are done; 0 to do' in capsys.readouterr().out
+    assert '1/1 jobs are done; 0 to do' in capsys.readouterr().out
     assert (tested / 'results.json').stat().st_mtime_ns == before
     # nor on a machine that has the table alone, which keeps its rows
     table = (out / 'results.csv').read_text()
     shutil.rmtree(runs)
     assert study.main(command) == 0
-    assert '2/2 jobs are done; 0 to do' in capsys.readouterr().out
+    assert '1/1 jobs are done; 0 to do' in capsys.readouterr().out
     assert (out / 'results.csv').read_text() == table
     # a table of other settings is not added to
     monkeypatch.setitem(jobs_module.COMMON, 'loss.clip_range', 0.1)
     assert study.main(command) == 2
-    assert 'holds 2 jobs of other settings (grpo seed 100 is the first)' in capsys.readouterr().err
+    assert 'was made with other settings (oracle seed 100, 1 in all)' in capsys.readouterr().err
     assert (out / 'results.csv').read_text() == table
 
 

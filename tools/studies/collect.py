@@ -32,7 +32,7 @@ def recorded(jobs: Sequence[Job], folder: Path) -> set[tuple[str, int]]:
     changed = [job.label for key, job in here.items() if job.settings != found[key]]
     if changed:
         raise ConfigError(
-            f'{folder / "results.csv"} holds {len(changed)} jobs of other settings ({changed[0]} is the first); name '
+            f'{folder / "results.csv"} was made with other settings ({changed[0]}, {len(changed)} in all); name '
             'another folder with --out, or remove the file to begin anew'
         )
     return set(here)
