@@ -50,7 +50,7 @@ def test_numbers(folder):
 def test_page_and_figures(folder):
     page, figures = write_report(folder)
     text = page.read_text()
-    assert '| `vipo` | 3 | +0.40 (+0.15 to +0.65) |  |  | 0.25' in text
+    assert '| `vipo` | 3 | +0.40 (+0.15 to +0.65) |  |  |  | 0.25' in text
     assert 'Less `grpo`:' in text
     assert '| `vipo` | +0.20 (-0.03 to +0.43) |' in text
     assert '| `red_grpo` | 1 | +0.50' in text

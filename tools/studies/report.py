@@ -23,6 +23,7 @@ BEGIN, END = '<!-- study: begin -->', '<!-- study: end -->'
 MEASURES = {
     'reward': 'trained reward',
     'judge': 'judge',
+    'judge/shape': 'shape',
     'pick': 'second model',
     'change/background': 'background change',
     'diversity/pixels': 'diversity',
