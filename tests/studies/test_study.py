@@ -14,6 +14,7 @@ import pytest
 from tests.engine.conftest import ROOT, SMALL
 from tools import study
 from tools.studies import jobs as jobs_module
+from tools.studies.collect import recorded
 from tools.studies.jobs import Job
 from tools.studies.variants import VARIANTS
 from vipo.registry import ConfigError
@@ -61,8 +62,14 @@ def test_other_settings_are_refused(tmp_path):
     variant = VARIANTS[0]
     Job(variant, 100, tmp_path, {}).prepare()
     Job(variant, 100, tmp_path, {}).prepare()
+    other = Job(variant, 100, tmp_path, {'loss.clip_range': 0.1})
     with pytest.raises(ConfigError, match='other settings'):
-        Job(variant, 100, tmp_path, {'train_cfg.max_iters': 61}).prepare()
+        other.prepare()
+    # nor do the results of a run that is done pass for those of other settings
+    other.tested.mkdir(parents=True)
+    (other.tested / 'results.json').touch()
+    with pytest.raises(ConfigError, match='other settings'):
+        recorded([other], tmp_path)
 
 
 def test_what_saved_nothing_is_begun_anew(tmp_path):

@@ -25,8 +25,12 @@ def recorded(jobs: Sequence[Job], folder: Path) -> set[tuple[str, int]]:
     """Variant and seed of the jobs that ``results.csv`` already holds, whose runs may lie on another machine.
 
     Raises:
-        ConfigError: it holds one of them with other settings, or with other embedded models.
+        ConfigError: it holds one of them with other settings, or with other embedded models; or the run of a finished
+            job was made with another config.
     """
+    for job in jobs:
+        if job.done:
+            job.check()
     found = {_key(row): row.get('settings') for row in _read(folder / 'results.csv')}
     here = {job.key: job for job in jobs if job.key in found}
     changed = [job.label for key, job in here.items() if job.settings != found[key]]

@@ -95,6 +95,19 @@ class Job:
         override(cfg, self._options)
         return cfg
 
+    def check(self) -> str:
+        """The text of its config.
+
+        Raises:
+            ConfigError: the folder holds a job of other settings.
+        """
+        text = self.config().pretty_text
+        if self.config_file.exists() and self.config_file.read_text() != text:
+            raise ConfigError(
+                f'{self.folder} holds {self.label} with other settings; name another folder with --runs, or remove it'
+            )
+        return text
+
     def prepare(self) -> None:
         """Write the config; remove what an earlier start left that saved nothing.
 
@@ -103,11 +116,7 @@ class Job:
         """
         from vipo.engine.checkpoint import find_latest
 
-        text = self.config().pretty_text
-        if self.config_file.exists() and self.config_file.read_text() != text:
-            raise ConfigError(
-                f'{self.folder} holds {self.label} with other settings; name another folder with --runs, or remove it'
-            )
+        text = self.check()
         if self.run.exists() and find_latest(str(self.run)) is None:
             shutil.rmtree(self.run)
         self.run.mkdir(parents=True, exist_ok=True)
