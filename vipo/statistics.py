@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,24 +112,6 @@ def paired_difference(first: np.ndarray, second: np.ndarray, resamples: int = 10
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-def seed_difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """Mean of ``second`` minus mean of ``first`` with Welch's interval: what another set of seeds would give.
-
-    Args:
-        first, second: ``(S,)`` one number of each run, at least two on each side.
-
-    Raises:
-        ValueError: a side has less than two runs.
-    """
-    sides = [np.asarray(side, np.float64) for side in (first, second)]
-    if min(map(len, sides)) < 2:
-        raise ValueError(f'an interval over seeds needs two runs on each side, got {len(sides[0])} and {len(sides[1])}')
-    errors = [side.var(ddof=1) / len(side) for side in sides]
-    total = sum(errors)
-    freedom = sum(e**2 / (len(side) - 1) for e, side in zip(errors, sides, strict=True))
-    return _student(sides[1].mean() - sides[0].mean(), total, total**2 / freedom if freedom else 1.0)
-
-
 def seed_interval(values: np.ndarray) -> Interval:
     """Mean of one number of each run ``(S,)``, S at least two, with Student's interval over runs.
 
@@ -138,10 +121,23 @@ def seed_interval(values: np.ndarray) -> Interval:
     values = np.asarray(values, np.float64)
     if len(values) < 2:
         raise ValueError(f'an interval over seeds needs two runs, got {len(values)}')
-    return _student(values.mean(), values.var(ddof=1) / len(values), len(values) - 1)
+    half = _T95[min(len(values) - 1, len(_T95)) - 1] * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
-def _student(value: float, variance: float, freedom: float) -> Interval:
-    whole = int(freedom + 1e-9)  # rounded down, which widens
-    half = _T95[min(max(whole, 1), len(_T95)) - 1] * math.sqrt(variance)
-    return Interval(float(value), float(value - half), float(value + half))
+def seed_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Interval:
+    """Mean of ``second`` less ``first`` over the seeds that both have, with Student's interval over these pairs.
+
+    Runs of equal seed meet the same prompts in the same order and begin with the same noise, and so are blocks of one
+    experiment: what an easy seed gives to both sides cancels.
+
+    Args:
+        first, second: seed -> one number of its run.
+
+    Raises:
+        ValueError: less than two seeds are common to them.
+    """
+    common = sorted(first.keys() & second.keys())
+    if len(common) < 2:
+        raise ValueError(f'a difference over seeds needs two seeds that both sides have, got {common}')
+    return seed_interval(np.array([second[seed] - first[seed] for seed in common]))

@@ -11,7 +11,7 @@ from tools.studies.report import BEGIN, END, Results, write_report
 from tools.study import main
 
 #: Changes by seed, of two variants.
-REWARD = {'grpo': (0.1, 0.2, 0.3), 'vipo': (0.3, 0.4, 0.5)}
+REWARD = {'grpo': (0.1, 0.2, 0.3), 'vipo': (0.3, 0.4, 0.6)}
 
 
 @pytest.fixture
@@ -33,14 +33,15 @@ def folder(tmp_path):
 
 
 def test_numbers(folder):
-    """By hand: std 0.1, three seeds, t = 4.303; Welch of equal spreads has four degrees of freedom, t = 2.776."""
+    """By hand: std 0.153, three seeds, t = 4.303; the differences of pairs are 0.2, 0.2 and 0.3."""
     results = Results(folder / 'results.csv')
     change = results.change('vipo', 'reward')
-    half = 4.303 * 0.1 / np.sqrt(3)
-    assert (change.value, change.low, change.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    half = 4.303 * 0.152753 / np.sqrt(3)
+    middle = 0.433333
+    assert (change.value, change.low, change.high) == pytest.approx((middle, middle - half, middle + half), abs=2e-6)
     less = results.against('vipo', 'grpo', 'reward')
-    half = 2.776 * 0.1 * np.sqrt(2 / 3)
-    assert (less.value, less.high) == pytest.approx((0.2, 0.2 + half), abs=1e-6)
+    half = 4.303 * 0.0577350 / np.sqrt(3)
+    assert (less.value, less.high) == pytest.approx((0.233333, 0.233333 + half), abs=2e-6)
     # a single seed has the interval of its prompts, and no difference from others
     assert results.change('vipo', 'change/background').low == 0.2
     assert results.against('vipo', 'grpo', 'change/background') is None
@@ -50,9 +51,9 @@ def test_numbers(folder):
 def test_page_and_figures(folder):
     page, figures = write_report(folder)
     text = page.read_text()
-    assert '| `vipo` | 3 | +0.40 (+0.15 to +0.65) |  |  |  | 0.25' in text
+    assert '| `vipo` | 3 | +0.43 (+0.05 to +0.81) |  |  |  | 0.25' in text
     assert 'Less `grpo`:' in text
-    assert '| `vipo` | +0.20 (-0.03 to +0.43) |' in text
+    assert '| `vipo` | +0.23 (+0.09 to +0.38) |' in text
     assert '| `red_grpo` | 1 | +0.50' in text
     assert 'section_e.png' not in text
     assert [figure.name for figure in figures] == ['overview.png', 'section_a.png', 'section_d.png', 'redness.png']

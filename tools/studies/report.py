@@ -80,15 +80,15 @@ class Results:
         of = self._changes.get((variant, measure), {})
         if len(of) == 1:
             return next(iter(of.values()))
-        return seed_interval(self._values(variant, measure)) if of else None
+        return seed_interval(np.array(list(self._values(variant, measure).values()))) if of else None
 
     def against(self, variant: str, reference: str, measure: str) -> Interval | None:
-        """Difference of the changes; None where a side has less than two seeds."""
+        """Difference of the changes, seed by seed; None where less than two seeds are common to both."""
         sides = [self._values(name, measure) for name in (reference, variant)]
-        return seed_difference(*sides) if min(map(len, sides)) > 1 else None
+        return seed_difference(*sides) if len(sides[0].keys() & sides[1].keys()) > 1 else None
 
-    def _values(self, variant: str, measure: str) -> np.ndarray:
-        return np.array([x.value for x in self._changes.get((variant, measure), {}).values()])
+    def _values(self, variant: str, measure: str) -> dict[int, float]:
+        return {seed: x.value for seed, x in self._changes.get((variant, measure), {}).items()}
 
 
 def write_report(folder: Path) -> tuple[Path, list[Path]]:
