@@ -55,6 +55,7 @@ def config(folder, **more):
     )
 
 
+@pytest.mark.slow
 def test_a_run_stops_keeps_its_best_and_resumes_exactly(tmp_path, scripted):
     """Best after iteration 2; 3, 4 and 5 give nothing better, so 6 is never reached."""
     whole = run(config(tmp_path / 'whole'))
@@ -89,6 +90,7 @@ def test_a_run_stops_keeps_its_best_and_resumes_exactly(tmp_path, scripted):
     assert torch.load(tmp_path / 'cut' / 'best.pth', weights_only=True)['meta']['iter'] == 6
 
 
+@pytest.mark.slow
 def test_best_of_an_abandoned_future_is_set_aside_and_a_new_run_starts_afresh(tmp_path, scripted):
     run(config(tmp_path / 'run'))
     cfg = config(tmp_path / 'run', resume=True, load_from=str(tmp_path / 'run' / 'iter_4.pth'))

@@ -160,6 +160,7 @@ def test_full_training_in_bfloat16_keeps_float32_weights(cfg, tmp_path):
     assert moved.float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(tmp_path):
     runs = [
         run(small_config(tmp_path / str(i), randomness__seed=seed, train_cfg__max_iters=1))

@@ -72,6 +72,7 @@ def test_export_that_holds_nothing_is_noticed(tmp_path, dtype):
         check_export(generator, tmp_path / 'empty')
 
 
+@pytest.mark.slow
 def test_full_size_is_counted_without_weights(tmp_path, capsys):
     """FLUX.1-dev has 19 joint blocks with 12 adapted layers and 38 single ones with 3."""
     assert main([path('vipo_flux_hps_lora'), '--rehearse', '--work-dir', str(tmp_path)]) == 0

@@ -63,6 +63,7 @@ def test_resume_is_bit_identical(tmp_path, undisturbed):
     assert len(ours) == len(theirs) == 4
 
 
+@pytest.mark.slow
 def test_kill_while_writing_a_checkpoint_loses_nothing(tmp_path, undisturbed):
     script = f"""
         import os, signal, sys

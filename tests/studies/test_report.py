@@ -51,7 +51,7 @@ def test_numbers(folder):
 def test_page_and_figures(folder):
     page, figures = write_report(folder)
     text = page.read_text()
-    assert '| `vipo` | 3 | +0.43 (+0.05 to +0.81) |  |  |  | 0.25' in text
+    assert '| `vipo` | 3 | +0.43 (+0.05 to +0.81) |  |  |  |  | 0.25' in text
     assert 'Less `grpo`:' in text
     assert '| `vipo` | +0.23 (+0.09 to +0.38) |' in text
     assert '| `red_grpo` | 1 | +0.50' in text

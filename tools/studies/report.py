@@ -24,6 +24,7 @@ MEASURES = {
     'reward': 'trained reward',
     'judge': 'judge',
     'judge/shape': 'shape',
+    'judge/ground': 'ground off',
     'pick': 'second model',
     'change/background': 'background change',
     'diversity/pixels': 'diversity',
@@ -34,6 +35,7 @@ RED = {
     'judge/shape': 'shape',
     'judge/color': 'colour',
     'judge/count': 'count',
+    'judge/ground': 'ground off',
     'hps': 'preference',
     'change/background': 'background change',
 }

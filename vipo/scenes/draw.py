@@ -113,6 +113,11 @@ def _texture(kind: Tensor, side: int, generator: torch.Generator) -> Tensor:
     return patterns[torch.arange(batch), kind]
 
 
+def shade(ground: Tensor) -> Tensor:
+    """The other colour of a pattern on grounds ``(B, 3)``: darker on a light one, lighter on a dark one."""
+    return ground * torch.where(ground.mean(1, keepdim=True) > 0.35, 0.65, 1.45)
+
+
 def draw(scenes: Sequence[Scene], seed: int, side: int = 64) -> Drawing:
     """Draw a batch of scenes with jitter in place, size, tint, texture phase and noise.
 
@@ -147,8 +152,7 @@ def draw(scenes: Sequence[Scene], seed: int, side: int = 64) -> Drawing:
     ground = torch.tensor([BACKGROUNDS[s.background] for s in scenes])
     ground = ground + 0.03 * torch.randn(batch, 3, generator=generator)
     pattern = _texture(torch.tensor([TEXTURES.index(s.texture) for s in scenes]), side, generator)[:, None]
-    tone = torch.where(ground.mean(1) > 0.35, 0.65, 1.45)[:, None]
-    pixels = ground[..., None, None] * (1 - pattern) + (ground * tone)[..., None, None] * pattern
+    pixels = ground[..., None, None] * (1 - pattern) + shade(ground)[..., None, None] * pattern
     ground = pixels
     colors = colors + 0.035 * torch.randn(batch, 2, 3, generator=generator)
     for k in (0, 1):

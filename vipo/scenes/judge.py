@@ -14,6 +14,7 @@ from vipo.registry import REWARDS
 from vipo.rewards.base import Reward, RewardOutput, check_batch
 from vipo.scenes.draw import RADII, shape_distance
 from vipo.scenes.grammar import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject, parse_prompt
+from vipo.scenes.ground import ground_distance
 
 _PARTS = ('color', 'shape', 'size', 'position', 'count')
 
@@ -36,7 +37,9 @@ class SceneJudge(Reward):
 
     Every pixel goes to the nearest palette colour; connected regions of an object colour are the objects; a region's
     shape is the template with the largest overlap (intersection over union) after both are fitted to one box.
-    The score is the mean of the five checks; ``parts['all']`` is 1 where all of them hold.
+    The score is the mean of the five checks; ``parts['all']`` is 1 where all of them hold. ``parts['ground']`` is no
+    check and not in the score: how far the background's colours are from the named ground, see
+    :func:`vipo.scenes.ground.ground_distance`.
 
     Args:
         min_area: regions below this share of the picture are not objects.
@@ -55,13 +58,15 @@ class SceneJudge(Reward):
     ) -> RewardOutput:
         check_batch(pixels, prompts)
         images = pixels[:, :, 0].permute(0, 2, 3, 1).float().clamp(0, 1).cpu().numpy()
+        scenes = [parse_prompt(prompt) for prompt in prompts]
         rows = [
-            self._check(self.find_objects(image), parse_prompt(prompt), image.shape[0])
-            for image, prompt in zip(images, prompts, strict=True)
+            self._check(self.find_objects(image), scene, image.shape[0])
+            for image, scene in zip(images, scenes, strict=True)
         ]
         table = torch.tensor([[row[p] for p in _PARTS] for row in rows], dtype=torch.float32).reshape(-1, len(_PARTS))
         parts = {name: table[:, i] for i, name in enumerate(_PARTS)}
         parts['all'] = (table == 1).all(dim=1).float()
+        parts['ground'] = ground_distance(pixels[:, :, 0].float().cpu(), scenes)
         return RewardOutput(scores=table.mean(dim=1), parts=parts)
 
     def find_objects(self, image: np.ndarray) -> list[_Blob]:
