@@ -64,6 +64,7 @@ def test_results_agree_with_the_rows(tested):
     results = HeldOutResults.load(tested)
     body = json.loads((tested / 'results.json').read_text())
     assert len(results.prompts) == 5
+    assert HeldOutResults.load_measures(tested) == results.measures()
     for column in ('before/reward', 'after/judge', 'change/pixels', 'change/background'):
         by_hand = [np.mean([float(r[column]) for r in rows if r['prompt_id'] == str(i)]) for i in range(5)]
         assert results.columns[column] == pytest.approx(by_hand)
@@ -79,6 +80,13 @@ def test_results_agree_with_the_rows(tested):
     assert body['measures']['distance/gaussian_kl']['value']['value'] > 0
     assert (tested / 'gallery.png').exists()
     assert (tested / 'diversity.png').exists()
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[]', '{"measures": {"reward": {"value": {"value": 1}}}}'])
+def test_damaged_measures_are_refused(text, tmp_path):
+    (tmp_path / 'results.json').write_text(text)
+    with pytest.raises(ValueError, match=r'run tools/test\.py again'):
+        HeldOutResults.load_measures(tmp_path)
 
 
 def test_an_untrained_checkpoint_is_at_its_start(finished, tmp_path):

@@ -69,7 +69,7 @@ def write_results(jobs: Sequence[Job], folder: Path) -> int:
 def result_rows(job: Job) -> list[dict[str, Any]]:
     """A row for each measure; one without a before has its value as the difference from nothing."""
     rows = []
-    for name, of in HeldOutResults.load(job.tested).measures().items():
+    for name, of in HeldOutResults.load_measures(job.tested).items():
         before, after = (of[when].value if when in of else None for when in ('before', 'after'))
         rows.append(_row(job, name, of.get('difference') or of['value'], before, after))
     history = read_run(job.run).history

@@ -104,6 +104,19 @@ class HeldOutResults:
         text = json.dumps(body, indent=2) + '\n'
         write_atomically(folder / _FILES[0], lambda path: path.write_text(text))
 
+    @staticmethod
+    def load_measures(folder: Path) -> dict[str, dict[str, Interval]]:
+        """:meth:`measures` as :meth:`save` wrote them, without their bootstrap.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        try:
+            measures = json.loads((folder / _FILES[0]).read_text())['measures']
+            return {name: {k: Interval(**v) for k, v in of.items()} for name, of in measures.items()}
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _incomplete(folder, error) from error
+
     @classmethod
     def load(cls, folder: Path) -> HeldOutResults:
         """Read what :meth:`save` wrote.
@@ -122,7 +135,11 @@ class HeldOutResults:
             columns = {name: np.array([float(row[name] or 'nan') for row in rows]) for name in names}
             return cls([row['prompt'] for row in rows], columns, about)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{folder} holds no complete test results ({error}); run tools/test.py again') from error
+            raise _incomplete(folder, error) from error
+
+
+def _incomplete(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f'{folder} holds no complete test results ({error}); run tools/test.py again')
 
 
 def write_pictures(folder: Path, prompts: list[str], pictures: list[dict[str, np.ndarray]], title: str) -> list[str]:
