@@ -100,7 +100,7 @@ def write_report(folder: Path) -> tuple[Path, list[Path]]:
         ValueError: the CSV or one of the marks is missing.
     """
     results = Results(folder / 'results.csv')
-    lines, figures = [BEGIN, ''], []
+    lines, figures = [''], []
     if any(results.has(name) for name in OVERVIEW):
         figures.append(_overview(results, folder / 'overview.png'))
         lines += [f'![What the trained reward gains, and what else changes]({figures[-1].name})', '']
@@ -117,12 +117,21 @@ def write_report(folder: Path) -> tuple[Path, list[Path]]:
             figures.append(_redness(folder / 'redness.csv', folder / 'redness.png'))
             lines += ['![Redness and what it costs, by iteration](redness.png)', '']
     page = folder / 'README.md'
-    text = page.read_text(encoding='utf-8') if page.exists() else f'# The study\n\n{BEGIN}\n{END}\n'
+    replace_between(page, lines, '# The study')
+    return page, figures
+
+
+def replace_between(page: Path, lines: Sequence[str], title: str) -> None:
+    """Put lines between the two marks of a page, which is begun where there is none.
+
+    Raises:
+        ValueError: one of the marks is missing.
+    """
+    text = page.read_text(encoding='utf-8') if page.exists() else f'{title}\n\n{BEGIN}\n{END}\n'
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f'{page} must hold {BEGIN} and {END} once each: the tables go between them')
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f'{before}{chr(10).join([*lines, END])}{after}', encoding='utf-8')
-    return page, figures
+    page.write_text(before + '\n'.join([BEGIN, *lines, END]) + after, encoding='utf-8')
 
 
 def names_of(section: str, results: Results) -> list[str]:

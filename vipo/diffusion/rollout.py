@@ -33,6 +33,16 @@ class Trajectory:
     next_states: Tensor
     log_prob: Tensor
 
+    def __getitem__(self, samples: slice) -> Trajectory:
+        """Of some samples alone."""
+        return Trajectory(
+            self.latents[samples],
+            self.steps,
+            self.states[:, samples],
+            self.next_states[:, samples],
+            self.log_prob[:, samples],
+        )
+
 
 @torch.no_grad()
 def rollout(

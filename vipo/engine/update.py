@@ -11,7 +11,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from vipo.diffusion.rollout import Trajectory, replay
+from vipo.diffusion.rollout import replay
 from vipo.engine.batch import Samples
 from vipo.engine.clock import PhaseClock
 from vipo.engine.finite import find_not_finite, stop_for
@@ -96,21 +96,11 @@ def _velocity(model: nn.Module, samples: Samples, piece: slice) -> Callable[[Ten
     return lambda x, sigma: model(x, sigma, conditioning)
 
 
-def _slice(trajectory: Trajectory, piece: slice) -> Trajectory:
-    return Trajectory(
-        trajectory.latents[piece],
-        trajectory.steps,
-        trajectory.states[:, piece],
-        trajectory.next_states[:, piece],
-        trajectory.log_prob[:, piece],
-    )
-
-
 def _loss(
     model: nn.Module, samples: Samples, c: Components, piece: slice, k: int, old: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     sigmas = c.generator.sigmas(c.rollout.num_steps)
-    trajectory = _slice(samples.trajectory, piece)
+    trajectory = samples.trajectory[piece]
     seen: list[Tensor] = []
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
@@ -141,7 +131,7 @@ def _recompute(model: nn.Module, samples: Samples, c: Components, clock: PhaseCl
     with clock.phase('old log-probs', c.batch.samples * len(steps)):
         parts = []
         for piece in c.batch.slices(c.batch.replay_size):
-            trajectory = _slice(samples.trajectory, piece)
+            trajectory = samples.trajectory[piece]
             velocity = _velocity(model, samples, piece)
             parts.append(
                 torch.stack([replay(velocity, trajectory, k, sigmas, c.rollout.kernel).log_prob for k in steps])
