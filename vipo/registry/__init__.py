@@ -13,7 +13,12 @@ from vipo.registry.build import ConfigError, build_component
 GENERATORS = Registry('generator', build_func=build_component, scope='vipo', locations=['vipo.generators'])
 KERNELS = Registry('kernel', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
 STEP_SELECTORS = Registry('step selector', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
-REWARDS = Registry('reward', build_func=build_component, scope='vipo', locations=['vipo.rewards', 'vipo.scenes.judge'])
+REWARDS = Registry(
+    'reward',
+    build_func=build_component,
+    scope='vipo',
+    locations=['vipo.rewards', 'vipo.scenes.judge', 'vipo.scenes.fit'],
+)
 BACKBONES = Registry('backbone', build_func=build_component, scope='vipo', locations=['vipo.structurers.backbones'])
 ALLOCATORS = Registry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
 STRUCTURERS = Registry(
