@@ -3,7 +3,8 @@
     python tools/study_signal.py                 # 24 rollouts, into docs/study
     python tools/study_signal.py --report        # page and figure again, from signal.csv alone
 
-Every rollout of the untrained policy gives a gradient for each map: that of the run's own loss of the trained reward.
+Every rollout of the untrained policy gives a gradient for each map: that of the run's own loss of the trained reward,
+which is a preference model, or one that sees the objects alone.
 The gradient without a map is the policy gradient itself, so its mean over rollouts points to where the reward rises;
 and with the advantages of another score, to where that one rises. What is listed is the cosine between the gradient of
 one rollout with a map and these directions: the share of a step that goes uphill. Products are of different rollouts.
@@ -23,9 +24,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 CONFIG = ROOT / 'configs' / 'vipo_tiny_sd3.py'
-COLUMNS = ('map', 'score', 'cosine', 'error', 'rollouts')
-#: Score -> its heading.
-SCORES = {'reward': 'trained reward', 'judge': "the judge's checks of the objects", 'pick': 'second model'}
+COLUMNS = ('trained', 'map', 'score', 'cosine', 'error', 'rollouts')
+#: Each is trained on and, with the others, a score whose direction is asked for.
+SCORES: dict[str, dict[str, Any]] = {
+    'preference': {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps'},
+    'second model': {'type': 'PickScoreReward', 'pretrained': 'vipo://tiny-pick'},
+    'objects alone': {'type': 'SceneFitReward'},
+}
+TRAINED = ('preference', 'objects alone')
 _ATTRIBUTION = {'type': 'RewardAttributionStructurer'}
 
 
@@ -65,45 +71,55 @@ def maps() -> dict[str, dict[str, Any]]:
     }
 
 
-def measure(rollouts: int, seed: int, prompts: int, out: Path) -> None:
-    """Write ``signal.csv``."""
+def measure(trained: str, rollouts: int, seed: int, prompts: int) -> list[list[Any]]:
+    """Rows of ``signal.csv`` of one trained reward."""
     from tools.studies.signal import collect, products, uphill
     from vipo.engine.config import override, read_config
 
     cfg = read_config(CONFIG)
+    others = {name: config for name, config in SCORES.items() if name != trained}
     override(
         cfg,
         {
             'batch.prompts_per_iteration': prompts,
             'randomness.seed': seed,
-            'eval_rewards.judge': {'type': 'SceneJudge'},
-            'eval_rewards.pick': {'type': 'PickScoreReward', 'pretrained': 'vipo://tiny-pick'},
+            'reward': {'_delete_': True, **SCORES[trained]},
+            'eval_rewards': {'_delete_': True, **others},
         },
     )
-    by_map, by_score = collect(cfg, maps(), rollouts, lambda n: print(f'{n} of {rollouts} rollouts', flush=True))
+
+    def say(number: int) -> None:
+        print(f'{trained}: {number} of {rollouts} rollouts', flush=True)
+
+    by_map, by_score = collect(cfg, maps(), rollouts, say)
+    by_score = {trained: by_score.pop('reward'), **by_score}
     rows = []
-    for score, directions in by_score.items():
-        target = products(directions[None], directions[None])[0, :, 0]
+    for score in SCORES:
+        directions = by_score[score][None]
+        target = products(directions, directions)[0, :, 0]
         for name, gradients in by_map.items():
-            across = products(gradients[None], directions[None])[0, :, 0]
-            own = gradients.double().square().sum(1)
-            rows.append([name, score, *(f'{x:.5f}' for x in uphill(own, across, target)), rollouts])
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / 'signal.csv', 'w', newline='', encoding='utf-8') as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+            across = products(gradients[None], directions)[0, :, 0]
+            cosine, error = uphill(gradients.double().square().sum(1), across, target)
+            rows.append([trained, name, score, f'{cosine:.5f}', f'{error:.5f}', rollouts])
+    return rows
 
 
-def read(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Score -> map -> cosine and standard error.
+#: Score -> map -> cosine and standard error.
+Table = dict[str, dict[str, tuple[float, float]]]
+
+
+def read(path: Path) -> dict[str, Table]:
+    """Of each trained reward.
 
     Raises:
         ValueError: there is no such table.
     """
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    found: dict[str, Table] = {}
     try:
         with open(path, newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
-                found.setdefault(row['score'], {})[row['map']] = float(row['cosine']), float(row['error'])
+                table = found.setdefault(row['trained'], {}).setdefault(row['score'], {})
+                table[row['map']] = float(row['cosine']), float(row['error'])
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f'{path} is no table of cosines ({error}); tools/study_signal.py writes one') from error
     return found
@@ -113,61 +129,68 @@ def report(folder: Path) -> Path:
     """Write ``signal.png``, and the table into ``signal.md``; what stands outside of its two marks is kept."""
     from tools.studies.report import replace_between
 
-    table = read(folder / 'signal.csv')
-    names = list(next(iter(table.values())))
-    lines = [f'| map | {" | ".join(SCORES[score] for score in table)} |', f'| --- |{" --- |" * len(table)}']
-    for name in names:
-        cells = [_cell(*of[name]) for of in table.values()]
-        lines.append(f'| {name} | {" | ".join(cells)} |')
-    _figure(table, names, folder / 'signal.png')
+    lines, tables = [], read(folder / 'signal.csv')
+    for trained, table in tables.items():
+        lines += ['', f'Trained: {trained}.', '', f'| map | {" | ".join(table)} |', f'| --- |{" --- |" * len(table)}']
+        for name in next(iter(table.values())):
+            lines.append(f'| {name} | {" | ".join(_cell(*of[name]) for of in table.values())} |')
+    _figure(tables, folder / 'signal.png')
     page = folder / 'signal.md'
-    replace_between(page, ['', *lines, '', '![Cosines by map and score](signal.png)', ''], '# How far uphill?')
+    replace_between(page, [*lines, '', '![Cosines by map and score](signal.png)', ''], '# How far uphill?')
     return page
 
 
 def _cell(value: float, error: float) -> str:
-    """In percent; a score whose gradients have nothing in common shows no direction."""
-    return f'{100 * value:+.1f} ± {100 * error:.1f}' if math.isfinite(value) else 'no direction'
+    """In percent; a score shows no direction where its gradients, or all but one of them, have nothing in common."""
+    return f'{100 * value:+.1f} ± {100 * error:.1f}' if math.isfinite(value + error) else 'no direction'
 
 
-def _figure(table: dict[str, dict[str, tuple[float, float]]], names: list[str], path: Path) -> None:
+def _figure(tables: dict[str, Table], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from vipo.comparison.charts import COLORS
 
-    figure = Figure(figsize=(3.1 * len(table) + 2, 1 + 0.3 * len(names)), layout='constrained')
+    names = list(next(iter(next(iter(tables.values())).values())))
+    figure = Figure(figsize=(2.9 * len(SCORES) + 2.2, (0.9 + 0.28 * len(names)) * len(tables)), layout='constrained')
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(table), squeeze=False)[0]
-    for axes, (score, of) in zip(panels, table.items(), strict=True):
-        for place, name in enumerate(names):
-            value, error = of[name]
-            if math.isfinite(value):
-                axes.barh(place, 100 * value, xerr=100 * error, color=COLORS[0], ecolor='#5b5b61', height=0.65)
-        axes.set_yticks(range(len(names)), names if axes is panels[0] else [''] * len(names))
-        axes.invert_yaxis()
-        axes.axvline(0, color='#999999', lw=0.8)
-        axes.set_title(SCORES[score], fontsize=10)
+    rows = figure.subplots(len(tables), len(SCORES), squeeze=False, sharex=True)
+    for panels, (trained, table) in zip(rows, tables.items(), strict=True):
+        for axes, (score, of) in zip(panels, table.items(), strict=True):
+            for place, name in enumerate(names):
+                value, error = of[name]
+                if math.isfinite(value + error):
+                    color = COLORS[1 if score == trained else 0]
+                    axes.barh(place, 100 * value, xerr=100 * error, color=color, ecolor='#5b5b61', height=0.65)
+            axes.set_yticks(range(len(names)), names if axes is panels[0] else [''] * len(names))
+            axes.invert_yaxis()
+            axes.axvline(0, color='#999999', lw=0.8)
+            axes.set_title(f'{score}, trained' if score == trained else score, fontsize=10)
+            axes.tick_params(labelsize=8)
+            axes.grid(axis='x', alpha=0.3)
+    for axes in rows[-1]:
         axes.set_xlabel('cosine, %', fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=110, metadata={'Software': None})
 
 
 def main(argv: list[str] | None = None) -> int:
     from vipo.engine.arguments import positive
+    from vipo.engine.results import write_csv
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rollouts', type=positive, default=24, help='at least 3')
     parser.add_argument('--prompts', type=positive, default=6, help='of a rollout, 12 samples each')
     parser.add_argument('--seed', type=int, default=100, help='the study reports training on 0 to 4')
+    parser.add_argument('--trained', nargs='+', choices=TRAINED, default=list(TRAINED), help='rewards')
     parser.add_argument('--out', type=Path, default=Path('docs/study'), help='folder')
     parser.add_argument('--report', action='store_true', help='run nothing: page and figure from signal.csv')
     args = parser.parse_args(argv)
     if args.rollouts < 3:
         parser.error(f'--rollouts {args.rollouts}: gradients of at least 3 rollouts are needed to compare them')
     if not args.report:
-        measure(args.rollouts, args.seed, args.prompts, args.out)
+        rows = [row for name in args.trained for row in measure(name, args.rollouts, args.seed, args.prompts)]
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_csv(args.out / 'signal.csv', COLUMNS, rows)
     try:
         page = report(args.out)
     except ValueError as error:

@@ -88,10 +88,12 @@ def test_gradients_are_those_of_the_update():
 def test_from_rollouts_to_page(tmp_path, monkeypatch):
     few = {k: v for k, v in study_signal.maps().items() if k in ('none (GRPO)', 'oracle, random')}
     monkeypatch.setattr(study_signal, 'maps', lambda: few)
-    assert study_signal.main(['--rollouts', '3', '--prompts', '1', '--out', str(tmp_path)]) == 0
-    table = study_signal.read(tmp_path / 'signal.csv')
-    assert list(table) == list(study_signal.SCORES)
-    assert all(list(of) == list(study_signal.maps()) for of in table.values())
+    few_rollouts = ['--rollouts', '3', '--prompts', '1', '--trained', 'objects alone']
+    assert study_signal.main([*few_rollouts, '--out', str(tmp_path)]) == 0
+    tables = study_signal.read(tmp_path / 'signal.csv')
+    assert list(tables) == ['objects alone']
+    assert list(tables['objects alone']) == list(study_signal.SCORES)
+    assert all(list(of) == list(few) for of in tables['objects alone'].values())
     page = (tmp_path / 'signal.md').read_text()
     assert page.count('| oracle, random |') == 1
     assert (tmp_path / 'signal.png').stat().st_size > 5000

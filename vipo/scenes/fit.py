@@ -19,8 +19,8 @@ class SceneFitReward(Reward):
     """Mean over the named objects of the overlap of what has their colour with their shape at their named place.
 
     A pixel has a colour by ``s = exp(-d^2 / (2 tolerance^2))``, with its distance d to it in RGB. With the mask m of
-    the object the overlap is ``sum(s m) / sum(s + m - s m)``, from 0 to 1, over the squares where objects may lie. What is
-    outside of them, the background, is not seen: for experiments in which it is known where the reward's signal is.
+    the object the overlap is ``sum(s m) / sum(s + m - s m)``, from 0 to 1, over the squares where objects may lie. What
+    is outside of them, the background, is not seen: for experiments in which it is known where the signal is.
     Drawings of the scene have about 0.6, since their objects are not just in the middle of their places.
 
     Args:
