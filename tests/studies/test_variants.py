@@ -50,6 +50,9 @@ def test_variants_differ_from_their_base_where_they_say(tmp_path):
     red = config('red_grpo', tmp_path)
     assert (dict(red.reward), red.structurer) == ({'type': 'RednessReward'}, None)
     assert set(red.eval_rewards) == {'judge', 'pick', 'hps'}
+    fit = config('fit_background', tmp_path)
+    assert (dict(fit.reward), fit.structurer.where) == ({'type': 'SceneFitReward'}, 'background')
+    assert set(fit.eval_rewards) == {'judge', 'pick', 'hps'}
 
 
 def test_find():

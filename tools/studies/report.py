@@ -39,13 +39,24 @@ RED = {
     'hps': 'preference',
     'change/background': 'background change',
 }
+FIT = {
+    'reward': 'objects alone',
+    'judge': 'judge',
+    'judge/shape': 'shape',
+    'judge/ground': 'ground off',
+    'hps': 'preference',
+    'pick': 'second model',
+    'change/background': 'background change',
+}
 CLIP = {
     'log/clipped_fraction': 'clipped',
     'log/clipped_inside': 'clipped, map high',
     'log/clipped_outside': 'clipped, map low',
 }
+#: Sections whose runs are trained on another reward -> their columns.
+_OTHER_REWARDS = {'d': RED, 'h': FIT}
 #: What the runs of a section are compared with; it stands first in their tables.
-REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo', 'g': 'grpo'}
+REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo', 'g': 'grpo', 'h': 'fit_grpo'}
 #: Lines that a section borrows from others.
 BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': ('grpo', 'vipo')}
 
@@ -141,8 +152,8 @@ def names_of(section: str, results: Results) -> list[str]:
 
 
 def columns_of(section: str) -> dict[str, str]:
-    if section == 'd':
-        return RED
+    if section in _OTHER_REWARDS:
+        return _OTHER_REWARDS[section]
     return {**MEASURES, **CLIP} if section == 'f' else MEASURES
 
 
@@ -200,8 +211,7 @@ def _overview(results: Results, path: Path) -> Path:
     """What each variant gains in the trained reward, across; the judge and the background, upwards."""
     below = {'judge': 'judge, change', 'change/background': 'background, change of the pixels'}
     figure, panels = _figure(5.2 * len(below), 4.2, 1, len(below))
-    # Redness is another reward.
-    names = [v.name for v in VARIANTS if v.section != 'd' and results.has(v.name)]
+    names = [v.name for v in VARIANTS if v.section not in _OTHER_REWARDS and results.has(v.name)]
     for axes, (measure, heading) in zip(panels[0], below.items(), strict=True):
         for name in sorted(names, key=lambda name: name in OVERVIEW):
             x, y = results.change(name, 'reward'), results.change(name, measure)

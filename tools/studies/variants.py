@@ -13,6 +13,7 @@ SECTIONS = {
     'e': 'oracle maps from the scenes as an upper bound, and their controls',
     'f': 'where clipping binds: clip range, its shape, and the reduction of the log-probs',
     'g': 'step size: is a difference between methods one of learning rates?',
+    'h': 'a reward that sees nothing but the objects: does a map help where the signal is?',
 }
 #: Of every variant that does not ask what it does.
 LEARNING_RATE = 2e-5
@@ -62,6 +63,11 @@ def _learning_rate(factor: float) -> dict[str, Any]:
     return {'optim_wrapper.optimizer.lr': factor * LEARNING_RATE}
 
 
+#: Scores by a part of the picture that is known.
+_FIT = {
+    'reward': {'_delete_': True, 'type': 'SceneFitReward'},
+    'eval_rewards.hps': {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps'},
+}
 _LOOKS_AT_CLS = {'structurer.backbone.cls_attention': True}
 
 VARIANTS = (
@@ -168,6 +174,12 @@ VARIANTS = (
     Variant('grpo_lr_x4', 'g', 'four times', 'grpo_tiny_sd3', _learning_rate(4)),
     Variant('vipo_lr_x2', 'g', 'twice the learning rate', options=_learning_rate(2)),
     Variant('vipo_lr_x4', 'g', 'four times', options=_learning_rate(4)),
+    Variant('fit_grpo', 'h', 'without a map', 'grpo_tiny_sd3', _FIT),
+    Variant('fit_vipo', 'h', 'the shipped default', options=_FIT),
+    Variant('fit_oracle', 'h', 'pressure where the prompt puts its objects', 'oracle_tiny_sd3', _FIT),
+    Variant(
+        'fit_background', 'h', 'pressure everywhere else', 'oracle_tiny_sd3', _FIT | {'structurer.where': 'background'}
+    ),
 )
 
 
