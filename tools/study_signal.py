@@ -7,7 +7,8 @@ Every rollout of the untrained policy gives a gradient for each map: that of the
 which is a preference model, or one that sees the objects alone.
 The gradient without a map is the policy gradient itself, so its mean over rollouts points to where the reward rises;
 and with the advantages of another score, to where that one rises. What is listed is the cosine between the gradient of
-one rollout with a map and these directions: the share of a step that goes uphill. Products are of different rollouts.
+one rollout with a map and these directions: the share of a step that goes uphill, and in brackets its difference from
+that of no map. Products are of different rollouts.
 Written are signal.csv, signal.png and signal.md.
 """
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 CONFIG = ROOT / 'configs' / 'vipo_tiny_sd3.py'
-COLUMNS = ('trained', 'map', 'score', 'cosine', 'error', 'rollouts')
+COLUMNS = ('trained', 'map', 'score', 'cosine', 'error', 'difference', 'difference_error', 'rollouts')
 #: Each is trained on and, with the others, a score whose direction is asked for.
 SCORES: dict[str, dict[str, Any]] = {
     'preference': {'type': 'HPSReward', 'checkpoint': 'vipo://tiny-hps'},
@@ -97,15 +98,19 @@ def measure(trained: str, rollouts: int, seed: int, prompts: int) -> list[list[A
     for score in SCORES:
         directions = by_score[score][None]
         target = products(directions, directions)[0, :, 0]
-        for name, gradients in by_map.items():
-            across = products(gradients[None], directions)[0, :, 0]
-            cosine, error = uphill(gradients.double().square().sum(1), across, target)
-            rows.append([trained, name, score, f'{cosine:.5f}', f'{error:.5f}', rollouts])
+        found = {
+            name: uphill(of.double().square().sum(1), products(of[None], directions)[0, :, 0], target)
+            for name, of in by_map.items()
+        }
+        for name, cosine in found.items():
+            less = cosine.less(next(iter(found.values())))
+            numbers = cosine.value, cosine.error, less.value, less.error
+            rows.append([trained, name, score, *(f'{x:.5f}' for x in numbers), rollouts])
     return rows
 
 
-#: Score -> map -> cosine and standard error.
-Table = dict[str, dict[str, tuple[float, float]]]
+#: Score -> map -> cosine and standard error; the same of the difference from the first map.
+Table = dict[str, dict[str, tuple[float, float, float, float]]]
 
 
 def read(path: Path) -> dict[str, Table]:
@@ -119,7 +124,7 @@ def read(path: Path) -> dict[str, Table]:
         with open(path, newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
                 table = found.setdefault(row['trained'], {}).setdefault(row['score'], {})
-                table[row['map']] = float(row['cosine']), float(row['error'])
+                table[row['map']] = tuple(float(row[key]) for key in COLUMNS[3:7])
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f'{path} is no table of cosines ({error}); tools/study_signal.py writes one') from error
     return found
@@ -140,9 +145,12 @@ def report(folder: Path) -> Path:
     return page
 
 
-def _cell(value: float, error: float) -> str:
+def _cell(value: float, error: float, less: float, less_error: float) -> str:
     """In percent; a score shows no direction where its gradients, or all but one of them, have nothing in common."""
-    return f'{100 * value:+.1f} ± {100 * error:.1f}' if math.isfinite(value + error) else 'no direction'
+    if not math.isfinite(value + error):
+        return 'no direction'
+    difference = f' ({100 * less:+.1f} ± {100 * less_error:.1f})' if less_error else ''
+    return f'{100 * value:+.1f} ± {100 * error:.1f}{difference}'
 
 
 def _figure(tables: dict[str, Table], path: Path) -> None:
@@ -158,7 +166,7 @@ def _figure(tables: dict[str, Table], path: Path) -> None:
     for panels, (trained, table) in zip(rows, tables.items(), strict=True):
         for axes, (score, of) in zip(panels, table.items(), strict=True):
             for place, name in enumerate(names):
-                value, error = of[name]
+                value, error, *_ = of[name]
                 if math.isfinite(value + error):
                     color = COLORS[1 if score == trained else 0]
                     axes.barh(place, 100 * value, xerr=100 * error, color=color, ecolor='#5b5b61', height=0.65)

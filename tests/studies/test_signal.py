@@ -12,7 +12,12 @@ from vipo.engine.config import override, read_config
 
 
 def cosine(gradients, directions):
-    """As the tool computes it."""
+    """As the tool computes it: the value and its error."""
+    found = whole_cosine(gradients, directions)
+    return found.value, found.error
+
+
+def whole_cosine(gradients, directions):
     across, target = (products(x[None], directions[None])[0, :, 0] for x in (gradients, directions))
     return uphill(gradients.square().sum(1), across, target)
 
@@ -45,6 +50,26 @@ def test_error_is_the_spread_of_repetitions():
         found.append(cosine(gradients, gradients))
     values, errors = torch.tensor(found).T
     assert errors.mean() == pytest.approx(values.std().item(), rel=0.25)
+
+
+def test_differences_are_of_the_same_rollouts():
+    """Twice the gradient has the same cosine, however noisy: the difference has no error."""
+    generator = torch.Generator().manual_seed(2)
+    gradients = torch.randn(9, 20, generator=generator, dtype=torch.float64)
+    gradients[:, 0] += 1
+    one, two = whole_cosine(gradients, gradients), whole_cosine(2 * gradients, gradients)
+    assert one.error > 0.05
+    less = two.less(one)
+    assert (less.value, less.error) == pytest.approx((0, 0), abs=1e-12)
+    # and its error is that of the spread of repetitions
+    found = []
+    for _ in range(200):
+        gradients = torch.randn(12, 20, generator=generator, dtype=torch.float64)
+        gradients[:, 0] += 3
+        less = whole_cosine(gradients[:, :10], gradients[:, :10]).less(whole_cosine(gradients, gradients))
+        found.append((less.value, less.error))
+    values, errors = torch.tensor(found).T
+    assert errors.mean() == pytest.approx(values.std().item(), rel=0.3)
 
 
 def test_products_are_those_of_all_pairs():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,19 +20,33 @@ if TYPE_CHECKING:
 _CHUNK = 2**16
 
 
-def uphill(own: Tensor, across: Tensor, target: Tensor) -> tuple[float, float]:
-    """The cosine between one rollout's gradient g and the direction in which a score rises, and its standard error.
+@dataclass(frozen=True)
+class Cosine:
+    """A cosine and what it would be without each of the rollouts, ``(K,)``; not a number where there is no direction."""
+
+    value: float
+    without: Tensor
+
+    @property
+    def error(self) -> float:
+        """The jackknife's standard error over rollouts."""
+        return ((len(self.without) - 1) * self.without.var(correction=0)).sqrt().item()
+
+    def less(self, other: Cosine) -> Cosine:
+        """The difference from one of the same rollouts."""
+        return Cosine(self.value - other.value, self.without - other.without)
+
+
+def uphill(own: Tensor, across: Tensor, target: Tensor) -> Cosine:
+    """The cosine between one rollout's gradient g and the direction in which a score rises.
 
     The direction is the mean u of the score's own gradients. ``E[g] u / sqrt(E[g g] |u|^2)`` takes products of
-    different rollouts alone: their noise is independent and adds nothing. The error is the jackknife's over rollouts.
+    different rollouts alone: their noise is independent and adds nothing.
 
     Args:
         own: ``(K,)`` squared norms of g in each rollout.
         across: ``(K, K)`` products of g in a rollout with u of another one.
         target: ``(K, K)`` products of u with u.
-
-    Returns:
-        Not a number where the score's gradients of different rollouts have nothing in common.
 
     Raises:
         ValueError: there are fewer than three rollouts.
@@ -45,8 +60,7 @@ def uphill(own: Tensor, across: Tensor, target: Tensor) -> tuple[float, float]:
         return across[pairs].mean() / (own[kept].mean() * target[pairs].mean()).sqrt()
 
     without = torch.stack([estimate(torch.arange(count) != i) for i in range(count)])
-    error = ((count - 1) * without.var(correction=0)).sqrt()
-    return estimate(torch.ones(count, dtype=torch.bool)).item(), error.item()
+    return Cosine(estimate(torch.ones(count, dtype=torch.bool)).item(), without)
 
 
 def products(gradients: Tensor, others: Tensor) -> Tensor:
