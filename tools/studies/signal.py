@@ -22,7 +22,7 @@ _CHUNK = 2**16
 
 @dataclass(frozen=True)
 class Cosine:
-    """A cosine and what it would be without each of the rollouts, ``(K,)``; not a number where there is no direction."""
+    """A cosine, and what it would be without each of K rollouts, ``(K,)``; not a number where there is no direction."""
 
     value: float
     without: Tensor
