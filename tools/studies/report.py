@@ -62,7 +62,9 @@ BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': (
 
 
 #: Drawn in the overview by name, each with a colour of its own; all others are grey.
-OVERVIEW = ('grpo', 'vipo', 'grpo_lr_half', 'vipo_lr_x2', 'grpo_lr_x2', 'vipo_attribution', 'oracle')
+OVERVIEW = ('grpo', 'vipo', 'grpo_lr_half', 'vipo_lr_x2', 'vipo_attribution', 'oracle', 'oracle_background')
+#: Of fewer seeds an interval would cover the rest of the overview.
+_ENOUGH = 3
 
 
 class Results:
@@ -218,8 +220,9 @@ def _overview(results: Results, path: Path) -> Path:
             if x is None or y is None:
                 continue
             color = COLORS[OVERVIEW.index(name) % len(COLORS)] if name in OVERVIEW else '#bbbbbb'
-            axes.plot([x.low, x.high], [y.value, y.value], color=color, lw=1.2)
-            axes.plot([x.value, x.value], [y.low, y.high], color=color, lw=1.2)
+            if len(results.seeds(name)) >= _ENOUGH:
+                axes.plot([x.low, x.high], [y.value, y.value], color=color, lw=1.2)
+                axes.plot([x.value, x.value], [y.low, y.high], color=color, lw=1.2)
             label = name if name in OVERVIEW else None
             axes.plot(x.value, y.value, 'o', color=color, ms=6 if label else 4, label=label)
         _finish(axes, 'trained reward, change', heading)

@@ -176,6 +176,12 @@ VARIANTS = (
     Variant('vipo_lr_x4', 'g', 'four times', options=_learning_rate(4)),
     Variant('fit_grpo', 'h', 'without a map', 'grpo_tiny_sd3', _FIT),
     Variant('fit_vipo', 'h', 'the shipped default', options=_FIT),
+    Variant(
+        'fit_attribution',
+        'h',
+        'no backbone: where the reward has its gradient',
+        options=_structurer(type='RewardAttributionStructurer') | _FIT,
+    ),
     Variant('fit_oracle', 'h', 'pressure where the prompt puts its objects', 'oracle_tiny_sd3', _FIT),
     Variant(
         'fit_background', 'h', 'pressure everywhere else', 'oracle_tiny_sd3', _FIT | {'structurer.where': 'background'}
