@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             page, figures = write_report(args.out)
             print(f'Done: {page} and {", ".join(path.name for path in figures)} beside it')
             return 0
-        from tools.studies.collect import recorded, write_results
+        from tools.studies.collect import recorded, write_gallery, write_results
         from tools.studies.jobs import Pool, plan
 
         jobs = plan(variants, args.seeds, args.runs.resolve(), args.quick)
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, stop)
     failures = pool(jobs, earlier)
     done = write_results(everything, args.out)
+    gallery = write_gallery(everything, args.out) if done else None
     if stopped:
         print('stopped; run the same line again to go on', file=sys.stderr)
         return 128 + stopped[0]
@@ -100,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     if not done:
         return 1
     page, figures = write_report(args.out)
+    figures += [gallery] if gallery else []
     print(f'Done: {done} finished jobs in {page}, results.csv and {", ".join(p.name for p in figures)} beside it')
     print(f'The runs lie in {os.path.relpath(args.runs)}; compare them with tools/compare.py')
     return 1 if failures else 0

@@ -14,9 +14,13 @@ from vipo.comparison.runs import read_run
 from vipo.engine.results import HeldOutResults, write_csv
 from vipo.registry import ConfigError
 from vipo.statistics import Interval, mean_interval
+from vipo.visualization.gallery import policies
 
 RESULTS = ('section', 'variant', 'seed', 'measure', 'before', 'after', 'difference', 'low', 'high', 'settings')
 CURVE = ('variant', 'seed', 'iteration', 'measure', 'value')
+#: Variants of the gallery, and how many prompts it shows.
+SHOWN = ('grpo', 'vipo', 'oracle', 'oracle_background', 'red_grpo', 'red_vipo', 'red_background')
+_COLUMNS = 8
 #: Logged by iteration; their mean over the run is a measure of its own.
 LOGGED = ('clipped_fraction', 'clipped_inside', 'clipped_outside', 'ratio_deviation', 'seconds/total')
 
@@ -64,6 +68,27 @@ def write_results(jobs: Sequence[Job], folder: Path) -> int:
             table.sort(key=lambda row: order.get(_key(row), len(order)))
             write_csv(folder / name, columns, [[row[column] for column in columns] for row in table])
     return len(keys)
+
+
+def write_gallery(jobs: Sequence[Job], folder: Path) -> Path | None:
+    """Write ``gallery.png``: the same prompts and seeds before training and after what is planned of :data:`SHOWN`.
+
+    They are of the first seed whose runs are all here; without one nothing is written, and None returned.
+    """
+    done = {job.key: job for job in jobs if job.done}
+    shown = [name for name in SHOWN if any(job.variant.name == name for job in jobs)]
+    seeds = [seed for seed in sorted({job.seed for job in jobs}) if all((name, seed) in done for name in shown)]
+    if not seeds:
+        return None
+    rows: dict[str, np.ndarray] = {}
+    for name in shown:
+        with np.load(done[name, seeds[0]].tested / 'pictures.npz') as pictures:
+            prompts = pictures['prompts'][:_COLUMNS].tolist()
+            rows.setdefault('before training', pictures['before'][:_COLUMNS, :, 0])
+            rows[name] = pictures['after'][:_COLUMNS, :, 0]
+    path = folder / 'gallery.png'
+    policies(prompts, rows, path, f'The first held-out prompts, one seed of each, training seed {seeds[0]}')
+    return path
 
 
 def result_rows(job: Job) -> list[dict[str, Any]]:

@@ -72,3 +72,24 @@ def variety(
             for k, picture in enumerate(rows[i]):
                 sheet.paste(to_image(picture, side), left + k * (side + gap), top + words)
     sheet.image.save(path)
+
+
+def policies(prompts: list[str], rows: Mapping[str, np.ndarray], path: Path, title: str, side: int = 112) -> None:
+    """Write a row for each policy: its pictures of the same prompts and seeds, in columns.
+
+    Args:
+        rows: policy -> ``(N, 3, Y, X)`` uint8, of N prompts.
+        path: of the PNG.
+        title: first line of the sheet.
+    """
+    gap, head, words, names = 8, 30, 82, 150
+    sheet = Canvas(names + len(prompts) * (side + gap), head + words + len(rows) * (side + gap))
+    sheet.text(title, gap, 6, size=15)
+    for j, prompt in enumerate(prompts):
+        sheet.text(prompt, names + j * (side + gap), head, size=11, width=side)
+    for i, (name, pictures) in enumerate(rows.items()):
+        top = head + words + i * (side + gap)
+        sheet.text(name, gap, top + side // 2 - 8, size=12, width=names - 2 * gap)
+        for j, picture in enumerate(pictures):
+            sheet.paste(to_image(picture, side), names + j * (side + gap), top)
+    sheet.image.save(path)
