@@ -21,7 +21,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
 
 
 #: Settings are chosen on others, from 100 on.
@@ -66,8 +67,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         from tools.studies.report import write_report
 
+        front = ROOT / 'README.md' if args.out.resolve() == ROOT / 'docs' / 'study' else None
         if args.report:
-            page, figures = write_report(args.out)
+            page, figures = write_report(args.out, front)
             print(f'Done: {page} and {", ".join(path.name for path in figures)} beside it')
             return 0
         from tools.studies.collect import recorded, write_gallery, write_results
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {failure}', file=sys.stderr)
     if not done:
         return 1
-    page, figures = write_report(args.out)
+    page, figures = write_report(args.out, front)
     figures += [gallery] if gallery else []
     print(f'Done: {done} finished jobs in {page}, results.csv and {", ".join(p.name for p in figures)} beside it')
     print(f'The runs lie in {os.path.relpath(args.runs)}; compare them with tools/compare.py')

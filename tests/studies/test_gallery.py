@@ -33,7 +33,7 @@ def test_rows_are_policies_and_columns_prompts(jobs, tmp_path):
     # of seed 1, where all runs are there: the first pixels of each picture, down and across
     for row, shade in enumerate(SHADES.values()):
         for column in range(3):
-            assert (sheet[112 + 120 * row + 50, 150 + 120 * column + 50] == shade + 1).all()
+            assert (sheet[112 + 136 * row + 50, 150 + 136 * column + 50] == shade + 1).all()
 
 
 def test_nothing_is_written_without_a_seed_that_has_all(jobs, tmp_path):

@@ -62,6 +62,17 @@ def test_page_and_figures(folder):
         assert f'({figure.name})' in text
 
 
+def test_front_page_gets_a_short_table(folder, tmp_path):
+    front = tmp_path / 'FRONT.md'
+    front.write_text(f'Why.\n\n{BEGIN}\n{END}\n\nHow.\n')
+    write_report(folder, front)
+    text = front.read_text()
+    assert text.startswith('Why.')
+    assert text.endswith('How.\n')
+    assert '| ViPO as shipped (`vipo`) | 3 | +0.43 (+0.05 to +0.81) |' in text
+    assert text.count('\n| ') == 4, 'a heading, its line, and the two variants that have results'
+
+
 def test_words_around_the_tables_stay(folder):
     page, _ = write_report(folder)
     once = page.read_text()

@@ -106,8 +106,21 @@ class Results:
         return {seed: x.value for seed, x in self._changes.get((variant, measure), {}).items()}
 
 
-def write_report(folder: Path) -> tuple[Path, list[Path]]:
+#: Variant -> what the front page calls it, and its columns.
+FRONT = {
+    'grpo': 'GRPO, one advantage for the whole picture',
+    'vipo': 'ViPO as shipped',
+    'oracle': 'pressure on the named objects alone',
+    'oracle_background': 'pressure on all but the objects',
+}
+_FRONT_MEASURES = ('reward', 'judge', 'judge/shape', 'change/background')
+
+
+def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Path]]:
     """Write the figures, and the tables into ``README.md``; what stands outside of their two marks is kept.
+
+    Args:
+        front: a page that gets a short table between its own marks.
 
     Raises:
         ValueError: the CSV or one of the marks is missing.
@@ -131,6 +144,10 @@ def write_report(folder: Path) -> tuple[Path, list[Path]]:
             lines += ['![Redness and what it costs, by iteration](redness.png)', '']
     page = folder / 'README.md'
     replace_between(page, lines, '# The study')
+    if front is not None:
+        columns = {measure: MEASURES[measure] for measure in _FRONT_MEASURES}
+        names = [name for name in FRONT if results.has(name)]
+        replace_between(front, ['', *_table(results, names, columns, FRONT), ''], '# ViPO')
     return page, figures
 
 
@@ -159,11 +176,14 @@ def columns_of(section: str) -> dict[str, str]:
     return {**MEASURES, **CLIP} if section == 'f' else MEASURES
 
 
-def _table(results: Results, names: Sequence[str], columns: dict[str, str]) -> list[str]:
+def _table(
+    results: Results, names: Sequence[str], columns: dict[str, str], titles: dict[str, str] | None = None
+) -> list[str]:
     lines = [f'| variant | seeds | {" | ".join(columns.values())} |', f'| --- | --- |{" --- |" * len(columns)}']
     for name in names:
         cells = [_cell(results.change(name, measure), _sign(measure)) for measure in columns]
-        lines.append(f'| `{name}` | {len(results.seeds(name))} | {" | ".join(cells)} |')
+        title = f'`{name}`' if titles is None else f'{titles[name]} (`{name}`)'
+        lines.append(f'| {title} | {len(results.seeds(name))} | {" | ".join(cells)} |')
     return lines
 
 

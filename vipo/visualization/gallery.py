@@ -74,7 +74,7 @@ def variety(
     sheet.image.save(path)
 
 
-def policies(prompts: list[str], rows: Mapping[str, np.ndarray], path: Path, title: str, side: int = 112) -> None:
+def policies(prompts: list[str], rows: Mapping[str, np.ndarray], path: Path, title: str, side: int = 128) -> None:
     """Write a row for each policy: its pictures of the same prompts and seeds, in columns.
 
     Args:
