@@ -55,8 +55,16 @@ CLIP = {
 }
 #: Sections whose runs are trained on another reward -> their columns.
 _OTHER_REWARDS = {'d': RED, 'h': FIT}
-#: What the runs of a section are compared with; it stands first in their tables.
-REFERENCES = {'a': 'grpo', 'b': 'vipo', 'd': 'red_grpo', 'e': 'grpo', 'f': 'grpo', 'g': 'grpo', 'h': 'fit_grpo'}
+#: What the runs of a section are compared with, a table for each.
+REFERENCES = {
+    'a': ('grpo',),
+    'b': ('vipo',),
+    'd': ('red_grpo',),
+    'e': ('grpo', 'oracle_background'),
+    'f': ('grpo',),
+    'g': ('grpo', 'grpo_lr_half'),
+    'h': ('fit_grpo',),
+}
 #: Lines that a section borrows from others.
 BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': ('grpo', 'vipo')}
 
@@ -136,7 +144,8 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
             continue
         columns = columns_of(section)
         lines += [f'### {section}. {title[0].upper()}{title[1:]}', '', *_table(results, names, columns), '']
-        lines += _comparison(results, names, REFERENCES[section], columns)
+        for reference in REFERENCES[section]:
+            lines += _comparison(results, names, reference, columns)
         figures.append(_forest(results, names, columns, folder / f'section_{section}.png', title))
         lines += [f'![{title}]({figures[-1].name})', '']
         if section == 'd' and (folder / 'redness.csv').exists():

@@ -116,7 +116,11 @@ def collect(
                 by_score.setdefault(name, []).append(gradient)
             runner.clock.clear()
             say(number + 1)
-    return ({name: torch.stack(g) for name, g in group.items()} for group in (by_map, by_score))
+    return _stacked(by_map), _stacked(by_score)
+
+
+def _stacked(gradients: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack(of) for name, of in gradients.items()}
 
 
 def _advantages(loop: PolicyLoop, samples: Samples) -> dict[str, Tensor]:

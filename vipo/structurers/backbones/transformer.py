@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vipo.assets import resolve
 from vipo.assets.intact import check_folder, load_transformers
 from vipo.registry.build import torch_dtype
-from vipo.structurers.backbones import cpu_attention
 from vipo.structurers.backbones.attention import blocks_of, first_token_attention, outputs_of, projections_of
 from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.backbones.preparation import IMAGENET, Preparation, published_colours
@@ -173,6 +172,8 @@ def load_vision_model(name: str, place: str, dtype: torch.dtype, unused: tuple[s
 
     model = load_transformers(getattr(transformers, name), place, dtype, part=True, unused=unused)
     if dtype == torch.bfloat16:
+        from vipo.structurers.backbones import cpu_attention
+
         model.set_attn_implementation(cpu_attention.NAME)
     return model
 
