@@ -14,11 +14,7 @@ import argparse
 import os
 import random
 import signal
-import socket
-import sys
 import threading
-import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,8 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
 from tests.engine.conftest import ROOT, SMALL
-from tools.train import main as train
+from tests.engine.forks import import_all, run_ranks
+from tests.engine.launch import train_command
 from vipo.engine.checkpoint import load_tensors_only, saved_checkpoints
 from vipo.engine.verify import inspect
 
@@ -117,62 +114,14 @@ def write_config(folder: Path, strategy: str, victim: dict[str, Any] | None) -> 
     return path
 
 
-def start_rank(rank: int, port: int, arguments: list[str], log: Path) -> int:
-    """Fork a process that is this rank of the run; its number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.environ |= {
-            'RANK': str(rank),
-            'LOCAL_RANK': str(rank),
-            'WORLD_SIZE': str(RANKS),
-            'LOCAL_WORLD_SIZE': str(RANKS),
-            'MASTER_ADDR': '127.0.0.1',
-            'MASTER_PORT': str(port),
-        }
-        code = train(arguments) or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def run_once(folder: Path, config: Path, work_dir: Path, timeout: float = 120.0) -> list[int]:
-    """Start all ranks and wait for the first to fail or all to end, as a launcher does; their wait statuses.
+def run_once(folder: Path, config: Path, work_dir: Path) -> list[int]:
+    """Start all ranks and wait, as a launcher does that ends the others soon; their wait statuses.
 
     Raises:
         TimeoutError: they hang.
     """
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    arguments = [str(config), '--launcher', 'pytorch', '--work-dir', str(work_dir), '--resume']
-    arguments += ['--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
-    running = {start_rank(rank, port, arguments, folder / f'rank_{rank}.log'): rank for rank in range(RANKS)}
-    status, began = [0] * RANKS, time.monotonic()
-    failed_at = None
-    while running:
-        process, code = os.waitpid(-1, os.WNOHANG)
-        if process in running:
-            status[running.pop(process)] = code
-            if code and failed_at is None:
-                failed_at = time.monotonic()
-        else:
-            time.sleep(0.02)
-        hangs = time.monotonic() - began > timeout
-        if hangs or (failed_at is not None and time.monotonic() - failed_at > 1.0):
-            for process in running:
-                os.kill(process, signal.SIGKILL)
-        if hangs:
-            raise TimeoutError(f'the ranks did not end within {timeout:.0f} s: look at {folder}/rank_*.log')
-    return status
+    command = train_command(config, '--work-dir', str(work_dir), '--resume', options=OPTIONS)
+    return run_ranks(command, [folder / f'rank_{rank}.log' for rank in range(RANKS)], grace=1.0)
 
 
 def check_files(work_dir: Path) -> int:
@@ -256,6 +205,7 @@ def main() -> None:
     parser.add_argument('--strategy', choices=('ddp', 'fsdp2'), default='ddp')
     args = parser.parse_args()
     torch.set_num_threads(1)
+    import_all()
     os.chdir(ROOT)
     torment(args.folder.resolve(), args.kills, args.seed, args.strategy)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import ROOT, SMALL, run, small_config, weights
-from tests.engine.launch import launch
+from tests.engine.launch import torchrun, train_command
 from vipo.engine.preemption import PREEMPTED
 
 HOOK = """
@@ -63,7 +63,8 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_weights(tmp_path):
 def test_one_rank_that_is_signalled_stops_all(tmp_path):
     options = {**SMALL, 'train_cfg.max_iters': 3, 'batch.updates_per_iteration': 1, 'evaluation': None}
     config = signalled(tmp_path, 'SIGUSR1', rank=1)
-    code, said = launch(config, '--verbose-ranks', '--work-dir', str(tmp_path / 'run'), options=options)
+    arguments = ('--verbose-ranks', '--work-dir', str(tmp_path / 'run'))
+    code, said = torchrun(train_command(config, *arguments, options=options))
     assert code != 0
     assert 'processes   2 on 1 machine(s), gloo; each takes 4 samples per iteration (1 prompts x 4)' in said
     for rank in range(2):

@@ -1,7 +1,8 @@
-"""Runs of the main job one after another in each of several processes, which start once: run by torchrun.
+"""Runs of the main job one after another in each of several processes, which start once.
 
-python -m torch.distributed.run --nproc-per-node N tests/engine/worlds.py FOLDER, where FOLDER/cases.json has for
-each name the strategy of the run and its options.
+    torchrun --nproc-per-node N tests/engine/worlds.py FOLDER
+
+where FOLDER/cases.json has for each name the strategy of the run and its options.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from vipo.engine.clock import PhaseClock, Progress
 
 #: Seconds that a rank has to end by itself once another one has said why it stopped.
 _GRACE = 3.0
+#: Seconds that the rank which keeps the store waits before it leaves, for ranks that have not yet read why.
+_PATIENCE = 5.0
 #: Where a rank is that waits for the others.
 _COLLECTIVE = (f'{os.sep}torch{os.sep}distributed{os.sep}', f'{os.sep}mmengine{os.sep}dist{os.sep}')
 _LIBRARY = f'{os.sep}torch{os.sep}'
@@ -130,8 +132,6 @@ class Watchdog:
         place = self.place()
         text = json.dumps({'rank': self.rank, 'phase': place.phase, 'title': place.title, 'message': message})
         self._store.compare_set('stopped', '', text)
-        if self.rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
-            time.sleep(2 * self.interval)  # the store ends with this process, and the others have to read it first
 
     def stopped(self) -> str | None:
         """Which other rank stopped and why, None where none has said so."""
@@ -139,8 +139,22 @@ class Watchdog:
             said = json.loads(self._store.get('stopped'))
             title = f' of {said["title"]}' if said['title'] else ''
             if said['rank'] != self.rank:
+                self._hear()
                 self._said = f'rank {said["rank"]} stopped in phase {said["phase"]!r}{title}: {said["message"]}'
         return self._said
+
+    def _hear(self) -> None:
+        """Tell the rank that keeps the store that this one needs it no more."""
+        self._store.set(f'heard/{self.rank}', '')
+
+    def _wait_for_others(self) -> None:
+        """The store ends with the process that keeps it: until the others know why the run is over."""
+        if self.rank != 0 or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+            return
+        others = [f'heard/{rank}' for rank in range(1, self.world_size)]
+        until = time.time() + _PATIENCE
+        while not self._store.check(others) and time.time() < until:
+            time.sleep(0.05)
 
     def missing(self, places: list[Place]) -> list[Place]:
         """Those that the others wait for; empty while any rank gets on, and where all are at the same place."""
@@ -206,10 +220,13 @@ class Watchdog:
         if not self._ending.acquire(blocking=False):
             time.sleep(60)  # the other thread ends the process
         print(f'error: {message}', file=sys.stderr, flush=True)
-        if tell:
-            try:
+        try:
+            if tell:
                 self.note(message)
-            except DistError as error:
+            self._hear()
+            self._wait_for_others()
+        except DistError as error:
+            if tell:
                 print(f'the other ranks could not be told: {error}', file=sys.stderr)
         end_now(code)
 
