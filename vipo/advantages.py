@@ -52,20 +52,20 @@ def combined_advantages(
             weighted parts, or a map is to be applied and there is none.
     """
     if combine not in COMBINATIONS:
-        raise ValueError(f'combine must be one of {COMBINATIONS}, got {combine!r}')
+        raise ValueError(f'advantage.combine must be one of {COMBINATIONS}, got {combine!r}')
     if map_on not in MAPPED:
-        raise ValueError(f'map_on must be one of {MAPPED}, got {map_on!r}')
+        raise ValueError(f'advantage.map_on must be one of {MAPPED}, got {map_on!r}')
     if clip is not None and not clip > 0:
         raise ValueError(f'advantage.clip must be positive or None, got {clip}')
     if map_on == 'reward':
         if maps is None:
-            raise ValueError("map_on='reward' needs allocation maps: set a structurer")
+            raise ValueError("advantage.map_on='reward' needs allocation maps: set a structurer")
         rewards, parts = _mapped(rewards, maps), {k: _mapped(v, maps) for k, v in (parts or {}).items()}
     if combine == 'rewards':
         return group_advantages(rewards, group, valid, clip=clip, **options)
     if not weights:
         raise ValueError(
-            "combine='advantages' needs a reward that is a weighted sum of parts, such as WeightedReward or "
+            "advantage.combine='advantages' needs a reward that is a weighted sum of parts, such as WeightedReward or "
             'VideoAlignReward'
         )
     terms = [w * group_advantages((parts or {})[name], group, valid, **options) for name, w in weights.items()]
@@ -107,7 +107,7 @@ def group_advantages(
         ValueError: unknown scale, a negative ``eps``, ids that are not int64, or shapes that differ.
     """
     if scale not in SCALES:
-        raise ValueError(f'scale must be one of {SCALES}, got {scale!r}')
+        raise ValueError(f'advantage.scale must be one of {SCALES}, got {scale!r}')
     if not eps >= 0:
         raise ValueError(f'advantage.eps must not be negative, got {eps}')
     if group.dtype != torch.int64:

@@ -291,10 +291,11 @@ class PipelineGenerator(PromptEncoding):
     def velocity(self, latents: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
         conditioning = conditioning if conditioning.rows is None else conditioning[:]
         network = self._networks[self.network_at(sigma)]
-        x = latents.to(network.dtype)
+        dtype = network.dtype  # diffusers walks through all modules for it
+        x = latents.to(dtype)
         scale = self.guidance_at(sigma)
         # Masks stay what they are.
-        texts = {k: v.to(network.dtype) if v.is_floating_point() else v for k, v in conditioning.tensors.items()}
+        texts = {k: v.to(dtype) if v.is_floating_point() else v for k, v in conditioning.tensors.items()}
         positive = {k: v for k, v in texts.items() if not k.startswith(NEGATIVE)}
         negative = {k: texts[NEGATIVE + k] for k in positive if scale > 1}
         with torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
