@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import ROOT, run, small_config
+from tests.engine.launch import fork
 from tests.engine.test_launchers import call
 from tools import test as tool
 from vipo.engine.bench import build_bench
@@ -114,6 +116,31 @@ def test_two_processes_find_what_one_finds(finished, tested, tmp_path):
     assert one.prompts == two.prompts
     for name, values in two.columns.items():
         assert np.array_equal(values, one.columns[name]), name
+
+
+@pytest.mark.slow
+def test_what_fails_on_one_rank_ends_both(tmp_path):
+    """A fault that nobody foresaw: the other rank would wait for this one until the timeout."""
+    (tmp_path / 'faulty.py').write_text(
+        'import os\n'
+        'from vipo.rewards.redness import RednessReward\n'
+        'class Faulty(RednessReward):\n'
+        '    def __call__(self, *arguments):\n'
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise OSError(5, 'Input/output error')\n"
+        '        return super().__call__(*arguments)\n'
+    )
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/vipo_tiny_sd3.py']\nreward = dict(_delete_=True, type='faulty.Faulty')\n"
+    )
+    command = ['tools/test.py', str(config), '--launcher', 'pytorch', '--out', str(tmp_path / 'out'), *map(str, FEW)]
+    began = time.monotonic()
+    code, said = fork(command)
+    assert code != 0
+    assert time.monotonic() - began < 60
+    assert said.count('error: ') == 2, said[-3000:]
+    assert 'rank 1 stopped in phase' in said
 
 
 @pytest.mark.slow

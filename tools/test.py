@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     from vipo.engine.scoring import RunStopped
     from vipo.engine.strategies.fsdp2 import current_device
     from vipo.engine.testing import results_of, run_test
-    from vipo.engine.watchdog import current_watchdog, fail
+    from vipo.engine.watchdog import current_watchdog, fail, fail_unexpectedly
     from vipo.registry import ConfigError
 
     quiet_third_parties()
@@ -135,6 +135,10 @@ def main(argv: list[str] | None = None) -> int:
         bench = build_bench(cfg, args.checkpoint, not args.raw, features).to(device)
     except (ConfigError, ValueError) as error:
         return fail(str(error), 2)
+    except RunStopped as error:
+        return fail(str(error), 3)
+    except Exception as error:
+        return fail_unexpectedly(error)
     out, records, began = folder_of(args), bench.evaluation.records, time.perf_counter()
     main_process = is_main_process()
     clock = PhaseClock(enabled=main_process)
@@ -155,25 +159,29 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         rows = run_test(bench, args.samples_per_prompt, clock, args.gallery, keep)
+        if main_process:
+            results = results_of(rows, bench, args.samples_per_prompt)
+            results.about |= {
+                'config': args.config,
+                'checkpoint': args.checkpoint,
+                'weights': 'as trained' if args.raw else 'averaged where the checkpoint has an average',
+                'seconds': round(time.perf_counter() - began, 1),
+            }
+            results.save(out)
+            shown = [row.pictures for row in rows if row.pictures]
+            title = f'{Path(args.config).stem}, {"before training" if args.checkpoint is None else args.checkpoint}'
+            written = write_pictures(out, results.prompts[: len(shown)], shown, title)
+            print('\n'.join(results.table()))
+            print(
+                f'Done in {results.about["seconds"]:.0f} s: results.json, per_prompt.csv, {", ".join(written)} in {out}'
+            )
     except (RunStopped, ValueError) as error:
         return fail(str(error), 3)
     except KeyboardInterrupt:
         print(f'stopped; what was computed is in {out / "samples.csv"}', file=sys.stderr)
         return 130
-    if main_process:
-        results = results_of(rows, bench, args.samples_per_prompt)
-        results.about |= {
-            'config': args.config,
-            'checkpoint': args.checkpoint,
-            'weights': 'as trained' if args.raw else 'averaged where the checkpoint has an average',
-            'seconds': round(time.perf_counter() - began, 1),
-        }
-        results.save(out)
-        shown = [row.pictures for row in rows if row.pictures]
-        title = f'{Path(args.config).stem}, {"before training" if args.checkpoint is None else args.checkpoint}'
-        written = write_pictures(out, results.prompts[: len(shown)], shown, title)
-        print('\n'.join(results.table()))
-        print(f'Done in {results.about["seconds"]:.0f} s: results.json, per_prompt.csv, {", ".join(written)} in {out}')
+    except Exception as error:
+        return fail_unexpectedly(error)
     leave()
     return 0
 

@@ -18,7 +18,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = None
-# the average of about the last 200 optimiser steps, a third of the run
-ema = dict(decay=0.995)
+# updated once an iteration: the average of about the last hundred, a third of the run
+ema = dict(decay=0.99)
 # 64 prompts divide among 1 to 8 GPUs; 28 steps are FLUX's usual number
 evaluation = dict(prompts='vipo://prompts/general_eval.txt', num_prompts=64, num_steps=28, batch_size=4)

@@ -98,8 +98,14 @@ def test_best_of_an_abandoned_future_is_set_aside_and_a_new_run_starts_afresh(tm
     best = tmp_path / 'run' / 'best.pth'
     torch.save({'meta': {'iter': 5}}, best)
     runner.train()
-    assert torch.load(tmp_path / 'run' / 'best.set_aside.pth', weights_only=True)['meta'] == {'iter': 5}
+    assert torch.load(tmp_path / 'run' / 'best.set_aside_0.pth', weights_only=True)['meta'] == {'iter': 5}
     assert not best.exists()
+    new_best = tmp_path / 'run' / 'best.pth'
+    torch.save({'meta': {'iter': 2}}, new_best)
+    elsewhere = build_runner(config(tmp_path / 'other', resume=True, load_from=str(tmp_path / 'run' / 'iter_5.pth')))
+    elsewhere.train()
+    taken = torch.load(tmp_path / 'other' / 'best.pth', weights_only=True)
+    assert taken == {'meta': {'iter': 2}}, 'the best so far goes along into another work dir'
     new = run(config(tmp_path / 'new', load_from=str(tmp_path / 'run' / 'iter_5.pth')))
     assert new.iter == 5, 'the count of the run whose weights it took does not go on'
 

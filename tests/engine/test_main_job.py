@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vipo.engine.hooks.evaluation as evaluation_module
 from tests.engine.conftest import history, run, small_config, weights
 from vipo.engine.checkpoint import load_tensors_only
 from vipo.engine.evaluation import Evaluation, evaluate
@@ -146,6 +147,23 @@ def test_run_without_evaluation_still_reports(cfg):
     assert json.loads((folder / 'summary.json').read_text())['iterations'] == 2
     assert (folder / 'reward_curve.png').exists()
     assert not (folder / 'before_after.png').exists()
+
+
+def test_a_run_without_scores_at_its_end_still_reports(cfg, monkeypatch):
+    evaluate = evaluation_module.evaluate
+
+    def fails_at_the_end(*args, clock, **options):
+        result = evaluate(*args, clock=clock, **options)
+        if clock.progress.title:
+            result.scores['reward'][1:] = float('nan')
+        return result
+
+    monkeypatch.setattr(evaluation_module, 'evaluate', fails_at_the_end)
+    folder = Path(run(cfg()).work_dir)
+    summary = json.loads((folder / 'summary.json').read_text())
+    assert summary['reward_std_before'] == 0
+    assert 'gain' not in summary
+    assert (folder / 'before_after.png').exists()
 
 
 def test_full_training_in_bfloat16_keeps_float32_weights(cfg, tmp_path):

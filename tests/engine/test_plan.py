@@ -1,6 +1,7 @@
 """What is counted on tensors without contents is what the same model takes with contents."""
 
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -110,6 +111,17 @@ def test_plan_by_hand(folder):
     sharded = make_plan(cfg, gpus=2, strategy='fsdp2').phases['update']
     assert sharded['weights'] == sharded['gradients'] == 2 * parameters
     assert sharded['DDP buckets'] == 0
+    # float32 everywhere: what is gathered for a whole rollout are all weights.
+    rollout = make_plan(cfg, gpus=2, strategy='fsdp2').phases['rollout']
+    assert rollout['weights'] + rollout['gathered weights'] == 6 * parameters
+    assert 0 < sharded['gathered weights'] <= 4 * parameters
+    changed = deepcopy(cfg)
+    changed.strategy = {'type': 'FSDP2', 'keep_in_rollout': False, 'reshard_after_forward': False, 'cpu_offload': True}
+    other = make_plan(changed, gpus=2, strategy='fsdp2').phases
+    assert other['rollout']['gathered weights'] == sharded['gathered weights']
+    assert other['update']['gathered weights'] == 4 * parameters
+    assert other['update']['weights'] == other['update']['gradients'] == other['update']['Adam'] == 0
+    assert make_plan(changed, gpus=2).phases['update'] == {**update}, 'DDP has no such options'
     override(cfg, {'loss.kl_weight': 0.1})
     assert make_plan(cfg, gpus=2).counts['forward passes of the reference'] == 72 * 2
     override(cfg, {'generator.gradient_checkpointing': True})

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -66,9 +67,10 @@ def test_one_rank_that_is_signalled_stops_all(tmp_path):
     arguments = ('--verbose-ranks', '--work-dir', str(tmp_path / 'run'))
     code, said = torchrun(train_command(config, *arguments, options=options))
     assert code != 0
-    assert 'processes   2 on 1 machine(s), gloo; each takes 4 samples per iteration (1 prompts x 4)' in said
+    assert 'processes   2 on 1 machine(s), gloo; each takes 4 samples of 2 prompts x 4 per iteration' in said
     for rank in range(2):
         assert f'rank {rank}: host ' in said
+    assert said.count(', 4 samples per iteration') == 2
     assert 'SIGUSR1: stopped after iteration 2 of 3; iter_2.pth' in said
     assert said.count(f'exitcode  : {PREEMPTED}') >= 1, said[-3000:]
     saved = torch.load(tmp_path / 'run' / 'iter_2.pth', weights_only=True)
@@ -78,6 +80,35 @@ def test_one_rank_that_is_signalled_stops_all(tmp_path):
 def alone(script: str) -> subprocess.CompletedProcess:
     script = 'import os, signal, sys, time\nimport vipo.engine.preemption as p\n' + textwrap.dedent(script)
     return subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_child_that_goes_on_running_keeps_nobody_from_leaving():
+    """Workers of a data loader outlive the training: Python ends them last."""
+    began = time.monotonic()
+    process = alone(
+        """
+        with p.listening():
+            child = os.fork()
+            if not child:
+                time.sleep(100)
+        os.kill(child, signal.SIGKILL)
+        """
+    )
+    assert process.returncode == 0, process.stderr
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_ends_and_is_the_same(tmp_path):
+    options = [f'{k}={v}' for k, v in {**SMALL, 'evaluation': None}.items()]
+    command = [sys.executable, 'tools/train.py', str(ROOT / 'configs' / 'vipo_tiny_sd3.py'), '--work-dir']
+    for workers in (0, 1):
+        more = ['--cfg-options', *options, f'train_dataloader.num_workers={workers}']
+        folder = str(tmp_path / str(workers))
+        done = subprocess.run([*command, folder, *more], cwd=ROOT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (torch.load(tmp_path / n / 'iter_2.pth', weights_only=True)['state_dict'] for n in '01')
+    assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 def test_a_second_signal_ends_at_once_and_children_are_their_own():

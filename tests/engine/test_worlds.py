@@ -32,12 +32,20 @@ UNEVEN = {
     'evaluation.batch_size': 4,
 }
 DDP, FSDP2 = {'type': 'DDP'}, {'type': 'FSDP2'}
+#: Nothing is put together for a rollout, and blocks stay together between their two passes: what the average left there
+#: must not be what is trained.
+BARE = {'type': 'FSDP2', 'keep_in_rollout': False, 'reshard_after_forward': False}
+#: Neither an optimiser that divides by the size of its gradients nor one that clips them could tell whether they are as
+#: large as those of one process.
+PLAIN = {
+    'optim_wrapper': {'_delete_': True, 'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.02}},
+}
 CASES = {
-    'even, all weights, FSDP2': (FSDP2, EVEN),
+    'even, all weights, FSDP2': (FSDP2, {**EVEN, **PLAIN}),
     'even, LoRA, DDP': (DDP, {**EVEN, **LORA}),
     # The paper's ablation needs the maps of a whole group.
-    'uneven, all weights, DDP': (DDP, {**UNEVEN, 'advantage.map_on': 'reward'}),
-    'uneven, LoRA, FSDP2': (FSDP2, {**UNEVEN, **LORA}),
+    'uneven, all weights, DDP': (DDP, {**UNEVEN, **PLAIN, 'advantage.map_on': 'reward'}),
+    'uneven, LoRA, FSDP2': (BARE, {**UNEVEN, **LORA, 'default_hooks.evaluation.interval': 1}),
 }
 
 

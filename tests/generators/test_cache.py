@@ -19,6 +19,17 @@ def test_what_is_written_is_read_by_another_process_of_the_same_identity(tmp_pat
     assert not list(tmp_path.rglob('*.partial'))
 
 
+def test_what_could_not_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('safetensors.torch.save_file', full)
+    with pytest.raises(OSError, match='No space left'):
+        PromptCache(tmp_path, {}).write('a', {'embeds': torch.ones(3)})
+    assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+
+
 @pytest.mark.parametrize('other', [{'length': 32, 'encoder': 'x'}, {'length': 16, 'encoder': 'y'}, {'length': 16}])
 def test_another_identity_finds_nothing(tmp_path, other):
     PromptCache(tmp_path, {'length': 16, 'encoder': 'x'}).write('a', {'embeds': torch.ones(3)})

@@ -59,6 +59,10 @@ def test_motion_follows_the_moving_patch(normal):
         assert abs(x - t) <= 1
     still = PerceptualStructurer(Patches(), MotionAllocator())(ground.repeat(1, 1, 5, 1, 1), (5, 8, 8))
     assert torch.equal(still, torch.ones_like(still))
+    half = torch.cat([ground.repeat(1, 1, 4, 1, 1), clip[:, :, :2]], 2)
+    some = PerceptualStructurer(Patches(), MotionAllocator(sigma=0.0))(half, (6, 8, 8))[0, 0]
+    assert some[:3].abs().max() == 0, 'frames in which nothing moves get nothing where others move'
+    assert some[4].max() > 0
     picture = PerceptualStructurer(Patches(), MotionAllocator())(ground, (1, 8, 8))
     assert torch.equal(picture, torch.ones_like(picture))
 

@@ -337,9 +337,14 @@ def set_aside_later(work_dir: Path, start: int) -> list[str]:
     renamed = []
     for path in saved_checkpoints(work_dir):
         if int(_NAME.fullmatch(path.name)[1]) > start:
-            number = 0
-            while (target := path.with_name(f'{path.stem}.set_aside_{number}.pth')).exists():
-                number += 1
-            rename_checkpoint(path, target)
-            renamed.append(target.name)
+            renamed.append(set_aside(path).name)
     return renamed
+
+
+def set_aside(path: Path) -> Path:
+    """Give a checkpoint a name under which no run looks for one; where it is now."""
+    number = 0
+    while (target := path.with_name(f'{path.stem}.set_aside_{number}.pth')).exists():
+        number += 1
+    rename_checkpoint(path, target)
+    return target

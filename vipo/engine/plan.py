@@ -69,7 +69,8 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
 
     Args:
         gpus: processes, one GPU each.
-        strategy: one of :data:`STRATEGIES`; ``'fsdp2'`` shards weights, gradients and optimiser over the GPUs.
+        strategy: one of :data:`STRATEGIES`; ``'fsdp2'`` shards weights, gradients and optimiser over the GPUs, with the
+            options of the config's ``strategy``.
         cost: measured before, where only options change that it does not depend on.
 
     Raises:
@@ -90,21 +91,35 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     steps, prefix, chosen = _steps(cfg)
     loss = LOSSES.build(dict(cfg.loss), at='loss')
     shards = gpus if strategy == 'fsdp2' else 1
+    networks = len(generator._networks)
     item = generator.compute_dtype.itemsize
+    blocks = (block for network in generator._networks.values() for block in block_lists(network))
+    in_blocks = sum(count_parameters(block)[1] for block in blocks)
+    # Outside the blocks trained weights keep their precision, and adapters have theirs everywhere.
+    outside = (total - in_blocks) * (_MASTER if lora is None else item)
+    whole = in_blocks * item + outside + (0 if lora is None else trained * _MASTER)
+    options = dict(cfg.get('strategy') or {})
+    # Bytes on a GPU for each byte of what is divided.
+    part = 0 if shards > 1 and options.get('cpu_offload') else 1 / shards
     resident = {
-        'weights': (trained * _MASTER if lora is None else total * item) // shards,
-        'LoRA': 0 if lora is None else trained * _MASTER // shards,
-        'Adam': trained * _ADAM // shards,
-        'EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
-        'reference copy': total * _MASTER if lora is None and cfg.generator.get('keep_reference') else 0,
+        'weights': int((trained * _MASTER if lora is None else total * item) * part),
+        'LoRA': 0 if lora is None else int(trained * _MASTER * part),
+        'Adam': int(trained * _ADAM * part),
+        'EMA': int(trained * _MASTER * part) if cfg.get('ema') else 0,
+        'reference copy': int(total * _MASTER * part) if lora is None and cfg.generator.get('keep_reference') else 0,
         'encoded prompts': _encoded(generator, batch),
         **_frozen(cfg, generator),
     }
     latent = batch.samples * 4 * torch.Size(generator.latent_shape()).numel()
-    gathered = 2 * cost.largest_block * item if shards > 1 else 0
+    # A block at work and the next one, unless the strategy keeps more; of two networks a pass uses one.
+    pieces = min(2 * cost.largest_block * item + outside // networks, whole // networks)
+    gathered = {
+        'rollout': whole if options.get('keep_in_rollout', True) else pieces,
+        'update': pieces if options.get('reshard_after_forward', True) else whole // networks,
+    }
+    gathered['evaluation'] = gathered['rollout']
     # A whole copy of trained float32 weights in the precision of autocast; sharded, only the block at work has one.
-    # Of two networks a pass uses one.
-    copies = trained // len(generator._networks) * item if item < _MASTER else 0
+    copies = trained // networks * item if item < _MASTER else 0
     whole_copies = copies if shards == 1 else 0
     forward_peak = max(cost.forward_peak - (copies if lora is None else 0), 0)
     kept = latent * (1 + 2 * chosen)
@@ -116,17 +131,17 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         'decode, reward, map': {'kept latents': kept, 'decoding': cost.decode_peak},
         'update': {
             'kept latents': kept,
-            'gradients': trained * _GRADIENT // shards,
+            'gradients': int(trained * _GRADIENT * part),
             'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
             'activations': activations,
             'autocast copies': whole_copies,
         },
         'optimiser step': {
             'kept latents': kept,
-            'gradients': trained * _GRADIENT // shards,
+            'gradients': int(trained * _GRADIENT * part),
             'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
             # torch's default on a GPU works on all parameters at once
-            'temporaries of AdamW': trained * _MASTER // shards,
+            'temporaries of AdamW': int(trained * _MASTER * part),
         },
     }
     if cfg.get('evaluation'):
@@ -134,14 +149,16 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         phases['evaluation'] = {
             'activations': forward_peak * size // micro_batch,
             'autocast copies': whole_copies,
-            'weights set aside for EMA': trained * _MASTER // shards if cfg.get('ema') else 0,
+            'weights set aside for EMA': int(trained * _MASTER * part) if cfg.get('ema') else 0,
             'pixels': 3 * 4 * frames * generator.height * generator.width * size,
             'decoding': cost.decode_peak
             * min(size, generator.decode_batch)
             // min(micro_batch, generator.decode_batch),
         }
-    for parts in phases.values():
-        parts['gathered blocks'] = gathered
+    if shards > 1:
+        for name, size in gathered.items():
+            if name in phases:
+                phases[name]['gathered weights'] = size
     branches = 2 if generator.guided and not generator.batched_guidance else 1
     groups = batch.most_groups
     shared = cfg.rollout.get('share_initial_noise', False)
@@ -154,23 +171,18 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     # Flops are measured of a whole micro-batch with both branches.
     one = cost.forward_flops // micro_batch // branches
     back = cost.backward_flops // micro_batch // branches
-    networks = len(generator._networks)
-    blocks = (block for network in generator._networks.values() for block in block_lists(network))
-    in_blocks = sum(count_parameters(block)[1] for block in blocks)
-    pieces, replayed_pieces = (len(batch.slices(size)) for size in (batch.micro_batch_size, batch.replay_size))
-    first = -(-groups // batch.micro_batch_size) if shared else pieces
+    passes, replayed_passes = (len(batch.slices(size)) for size in (batch.micro_batch_size, batch.replay_size))
+    first = -(-groups // batch.micro_batch_size) if shared else passes
     with_gradient = branches if generator.unconditional_gradient else 1
     others = branches - with_gradient + branches * ((references > 0) + (recomputed > 0))
     traffic = Traffic(
         world_size=gpus,
-        # Outside the blocks trained weights keep their precision, and adapters have theirs everywhere.
-        gathered=(in_blocks * item + (total - in_blocks) * (_MASTER if lora is None else item)) // networks
-        + (0 if lora is None else trained * _MASTER // networks),
+        gathered=whole // networks,
         reduced=trained // networks * _GRADIENT,
         networks=networks,
-        rollout_passes=(prefix * first + (steps - prefix) * pieces) * branches,
-        update_passes=replayed_pieces * chosen * with_gradient,
-        extra_passes=replayed_pieces * chosen * others,
+        rollout_passes=(prefix * first + (steps - prefix) * passes) * branches,
+        update_passes=replayed_passes * chosen * with_gradient,
+        extra_passes=replayed_passes * chosen * others,
         optimiser_steps=batch.updates_per_iteration,
     )
     away = {_OFFLOADED[name]: 0 for name in cfg.get('offload') or () if name in _OFFLOADED}
@@ -188,7 +200,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
             'forward passes for old log-probs': recomputed,
         },
         rollout_flops=forward * one,
-        traffic=traffic.of_fsdp2(dict(cfg.get('strategy') or {})) if strategy == 'fsdp2' else traffic.of_ddp(),
+        traffic=traffic.of_fsdp2(options) if strategy == 'fsdp2' else traffic.of_ddp(),
         flops=(forward + replays + references + recomputed + again) * one + replays * back,
         notes=_notes(cfg, generator),
         activations={'with': replayed.saved_checkpointed, 'without': replayed.saved},

@@ -20,6 +20,8 @@ from vipo.engine.watchdog import end_now
 #: Exit code of a run that was asked to stop and can be resumed: EX_TEMPFAIL, "try again later".
 PREEMPTED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: What ends the reading of signals; none has the number 0.
+_END = b'\0'
 #: Seconds within which a second signal is taken for the first one, which may come by two ways.
 _SAME = 5.0
 
@@ -53,8 +55,10 @@ def listening() -> Iterator[None]:
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(write)
+        # Not by closing the pipe: a process that was forked meanwhile and still runs holds its other end.
+        os.write(write, _END)
         thread.join()
+        os.close(write)
         os.close(read)
 
 
@@ -83,7 +87,7 @@ os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forg
 def _read(pipe: int) -> None:
     global _asked
     first = 0.0
-    while data := os.read(pipe, 1):
+    while (data := os.read(pipe, 1)) != _END:
         number = data[0]
         if number not in SIGNALS:
             continue

@@ -23,16 +23,17 @@ def describe_processes(runner: Runner, every: bool = False) -> list[str]:
     batch = runner.components.batch
     device = torch.device(runner.components.device)
     name = f' ({torch.cuda.get_device_name(device)})' if device.type == 'cuda' else ''
-    prompts = batch.prompts_per_iteration // world
-    part = f'{batch.samples} samples per iteration ({prompts} prompts x {batch.group_size})'
-    mine = (socket.gethostname(), f'{device}{name}', os.getpid())
+    mine = (socket.gethostname(), f'{device}{name}', os.getpid(), batch.samples)
     everyone = all_gather_object(mine) if world > 1 else [mine]
-    hosts = len({host for host, _, _ in everyone})
+    hosts = len({host for host, *_ in everyone})
+    shares = sorted({samples for *_, samples in everyone})
+    share = str(shares[0]) if len(shares) == 1 else f'{shares[0]} to {shares[-1]}'
+    work = f'{batch.prompts_per_iteration} prompts x {batch.group_size}'
     talk = f', {distributed.get_backend()}' if world > 1 else ''
-    lines = [f'processes   {world} on {hosts} machine(s){talk}; each takes {part}']
+    lines = [f'processes   {world} on {hosts} machine(s){talk}; each takes {share} samples of {work} per iteration']
     if every:
         lines += [
-            f'  rank {rank}: host {host}, device {device}, pid {pid}, {part}'
-            for rank, (host, device, pid) in enumerate(everyone)
+            f'  rank {rank}: host {host}, device {device}, pid {pid}, {samples} samples per iteration'
+            for rank, (host, device, pid, samples) in enumerate(everyone)
         ]
     return lines

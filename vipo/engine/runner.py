@@ -137,7 +137,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
         launcher=cfg.get('launcher', 'none'),
         load_from=cfg.get('load_from'),
         resume=cfg.get('resume', False),
-        randomness=cfg.get('randomness', {'seed': 0}),
+        randomness={'seed': seed, **cfg.get('randomness', {})},
         # MMEngine would name loggers by the second, and runs of one second would share them
         experiment_name=cfg.get('experiment_name') or f'{Path(cfg.filename or "vipo").stem}_{time.time_ns()}',
         default_scope='vipo',

@@ -9,12 +9,15 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from vipo.engine.config import require_sections
 from vipo.engine.ema import TrainableEMA
+from vipo.engine.hooks.ema import EMAHook
 from vipo.engine.hooks.held_out import HeldOutHook
+from vipo.engine.parallel import EqualWeights
 from vipo.engine.values import check_against_defaults, check_environment, check_kinds, trial, trial_optimizer
 from vipo.registry import (
     DATA_SAMPLERS,
@@ -50,6 +53,7 @@ def check_sections(cfg: Config) -> None:
         raise ConfigError('config key train_cfg.max_iters is missing')
     if not cfg.train_cfg.max_iters > 0:
         raise ConfigError(f'train_cfg.max_iters must be positive, got {cfg.train_cfg.max_iters}')
+    EqualWeights(cfg.train_cfg.get('compare_weights_every', 0))
     loader = cfg.train_dataloader
     if 'batch_size' in loader:
         raise ConfigError(
@@ -67,14 +71,20 @@ def check_sections(cfg: Config) -> None:
     _check_optimizer(cfg)
     hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     hooks |= {f'custom_hooks.{i}': hook for i, hook in enumerate(cfg.get('custom_hooks') or [])}
+    averages = False
     for where, hook in hooks.items():
         if hook is None and where.startswith('default_hooks'):
             continue
         _check(hook, HOOKS, where)
-        target = HOOKS.get(hook['type']) if isinstance(hook, Mapping) and isinstance(hook.get('type'), str) else None
+        if not isinstance(hook, Mapping):
+            averages |= isinstance(hook, EMAHook)
+            continue
+        kind = hook.get('type')
+        target = HOOKS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(target) and issubclass(target, HeldOutHook):
             target.check(cfg, hook, where)
-        elif target is not None:
+        averages |= inspect.isclass(target) and issubclass(target, EMAHook)
+        if target is not None:
             trial(target, where, **{k: v for k, v in hook.items() if k not in ('type', '_scope_', 'priority')})
     if cfg.get('visualizer'):
         _check(cfg.visualizer, VISUALIZERS, 'visualizer', 'name', 'save_dir')
@@ -89,14 +99,25 @@ def check_sections(cfg: Config) -> None:
         raise ConfigError(f'log_level must be one of {_LEVELS}, got {cfg.log_level!r}')
     if cfg.get('randomness'):
         check_options(Runner.set_randomness, cfg.randomness, 'randomness', args=(None,), internal=['self'])
-        seed = cfg.randomness.get('seed')
-        if seed is not None and not (fits(seed, int) and 0 <= seed < 2**32):
+        seed = cfg.randomness.get('seed', 0)
+        if not (fits(seed, int) and 0 <= seed < 2**32):
             raise ConfigError(f'config key randomness.seed must be a whole number from 0 to 2**32 - 1, got {seed!r}')
         check_against_defaults(cfg.randomness, _accepted(Runner.set_randomness) or {}, 'randomness')
+        if cfg.randomness.get('diff_rank_seed'):
+            raise ConfigError(
+                'randomness.diff_rank_seed=True gives every rank other steps to train and other noise within a group: '
+                'leave it out, every sample has a seed of its own already'
+            )
     if cfg.get('env_cfg'):
         check_environment(cfg.env_cfg)
     if cfg.get('ema'):
         check_options(TrainableEMA, {**cfg.ema, 'module': None}, 'ema', internal=['module'])
+        TrainableEMA(nn.Module(), **cfg.ema)
+        if not averages:
+            raise ConfigError(
+                'the average of the config section ema would stay what it is before training, and it is what is '
+                "evaluated and exported: add default_hooks.ema=dict(type='EMAHook'), or set ema=None"
+            )
 
 
 def _check_optimizer(cfg: Config) -> None:
@@ -105,6 +126,11 @@ def _check_optimizer(cfg: Config) -> None:
     kind = section.get('type')
     options = {k: v for k, v in section.items() if k not in ('type', '_scope_')}
     optimizer = trial_optimizer(OPTIMIZERS.get(kind) if isinstance(kind, str) else kind, options)
+    if cfg.optim_wrapper.get('accumulative_counts', 1) != 1:
+        raise ConfigError(
+            f'optim_wrapper.accumulative_counts={cfg.optim_wrapper.accumulative_counts} has no effect here: gradients '
+            'of micro-batches are summed already, batch.updates_per_iteration is the number of optimiser steps'
+        )
     clip = cfg.optim_wrapper.get('clip_grad')
     if clip is not None:
         if not isinstance(clip, Mapping):

@@ -90,8 +90,11 @@ class PromptCache:
         path = self.path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata={'text': text})
-        os.replace(partial, path)
+        try:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata={'text': text})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def fingerprint(folder: str | Path, parts: Iterable[str]) -> str:

@@ -144,13 +144,16 @@ class PerceptualStructurer(Structurer):
     def _fill(self, maps: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
 
-        A constant frame says "no preference here"; at 0 it would say "learn nothing here".
+        A constant frame says "no preference here"; at 0 it would say "learn nothing here". It does say so where the
+        allocator has all frames of a clip on one scale, unless all of them are constant.
         """
         maps = maps.float()
         broken = ~maps.isfinite().all(-1).all(-1)
         maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
         high = maps.amax((-2, -1))
         empty = high - maps.amin((-2, -1)) <= 1e-6 * high
+        if getattr(self.allocator, 'over_clip', False):
+            empty = broken | empty.all(1, keepdim=True)
         self.counts.update(frames=broken.numel(), constant=int((empty & ~broken).sum()), broken=int(broken.sum()))
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)

@@ -15,6 +15,7 @@ def reward_curve(
 
     Args:
         history: one record per iteration with ``iteration``, ``reward``, ``reward_std``, ``clipped_fraction``.
+            A run that was resumed at its end has none.
         evaluations: iterations done -> means by reward name; the trained reward is ``'reward'``.
         path: of the PNG.
     """
@@ -30,8 +31,8 @@ def reward_curve(
     top.fill_between(x, reward - spread, reward + spread, color='tab:blue', alpha=0.12, lw=0, label='rollout, +- 1 std')
     top.plot(x, reward, color='tab:blue', alpha=0.45, lw=1, label='rollout mean')
     window = max(1, min(10, len(x) // 4))
-    smooth = np.convolve(reward, np.ones(window) / window, mode='valid')
     if window > 1:
+        smooth = np.convolve(reward, np.ones(window) / window, mode='valid')
         top.plot(x[window - 1 :], smooth, color='tab:blue', lw=2, label=f'mean of {window} iterations')
     steps = sorted(evaluations)
     if steps:

@@ -78,10 +78,13 @@ class ReportHook(Hook):
     def _summary(self, runner: Runner, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
         summary: dict[str, Any] = {}
         if before is not None and after is not None:
-            spread = float(np.nanstd(before.scores['reward']))
+            first, last = before.scores['reward'], after.scores['reward']
+            # What has no score on one side is no pair.
+            pairs = first[np.isfinite(first) & np.isfinite(last)]
+            spread = float(pairs.std()) if len(pairs) else 0.0
             summary = {'reward_std_before': spread}
             if spread > 1e-12:  # else there is nothing to measure a gain by
-                gain = paired_gain(before.scores['reward'], after.scores['reward'])
+                gain = paired_gain(first, last)
                 summary |= {'gain': gain.value, 'gain_low': gain.low, 'gain_high': gain.high}
         for when, evaluation in (('before', before), ('after', after)):
             if evaluation is not None:

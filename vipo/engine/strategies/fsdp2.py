@@ -80,17 +80,15 @@ class FSDP2(Strategy):
 
     @contextmanager
     def gathered(self, generator: Generator) -> Iterator[None]:
-        if not self.keep_in_rollout:
-            yield
-            return
         parts = [m for m in generator.denoiser.modules() if isinstance(m, FSDPModule)]
         for part in parts:
-            part.set_reshard_after_forward(False, recurse=False)
+            part.set_reshard_after_forward(not self.keep_in_rollout, recurse=False)
         try:
             yield
         finally:
             for part in parts:
                 part.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
+                # What was put together here may be the averaged weights.
                 part.reshard()
 
     def describe(self) -> str:

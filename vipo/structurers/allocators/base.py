@@ -12,6 +12,9 @@ class Allocator(ABC):
 
     #: Whether it cannot do without :attr:`Features.cls_attention`.
     needs_cls_attention: bool = False
+    #: Whether all frames of a clip are on one scale, so that a constant frame has that value and not the mean of the
+    #: others.
+    over_clip: bool = False
 
     @abstractmethod
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
@@ -22,5 +25,6 @@ class Allocator(ABC):
             cls_attention: ``(B, F, h, w)`` or None.
 
         Returns:
-            ``(B, F, h, w)``, non-negative. A frame that is constant means "no preference here".
+            ``(B, F, h, w)``, non-negative. A frame that is constant means "no preference here", unless
+            :attr:`over_clip` is set.
         """

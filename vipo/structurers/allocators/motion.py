@@ -25,6 +25,8 @@ class MotionAllocator(Allocator):
         ValueError: sigma is negative.
     """
 
+    over_clip = True
+
     def __init__(self, sigma: float = 1.0) -> None:
         if sigma < 0:
             raise ValueError(f'allocator.sigma must not be negative, got {sigma}')
