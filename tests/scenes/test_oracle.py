@@ -51,6 +51,16 @@ def test_masks_are_the_middle_of_many_drawings():
             assert theirs[ours > 0.5].mean() > 8 * theirs[ours == 0].mean()
 
 
+def test_places_hold_every_drawing_and_little_more():
+    for prompt in (LEFT, PAIR):
+        scene = parse_prompt(prompt)
+        (place,) = SceneOracleStructurer('places', normalize='minmax')(pixels(1), (1, 64, 64), [prompt])[:, 0, 0]
+        assert place.unique().tolist() == [0, 1]
+        drawn = draw([scene] * 300, seed=3).masks[:, : len(scene.objects)].amax((0, 1))
+        assert drawn[place == 0].max() == 0
+        assert (drawn > 0).sum() < place.sum() < 2 * (drawn > 0).sum()
+
+
 def test_nothing_is_learned_outside_of_the_objects():
     maps = SceneOracleStructurer()(pixels(2), GRID, [LEFT, PAIR])
     torch.testing.assert_close(maps.mean((1, 2, 3, 4)), torch.ones(2))

@@ -53,6 +53,7 @@ def test_variants_differ_from_their_base_where_they_say(tmp_path):
     fit = config('fit_background', tmp_path)
     assert (dict(fit.reward), fit.structurer.where) == ({'type': 'SceneFitReward'}, 'background')
     assert set(fit.eval_rewards) == {'judge', 'pick', 'hps'}
+    assert config('fit_places', tmp_path).structurer.where == 'places'
 
 
 def test_find():

@@ -184,6 +184,13 @@ VARIANTS = (
     ),
     Variant('fit_oracle', 'h', 'pressure where the prompt puts its objects', 'oracle_tiny_sd3', _FIT),
     Variant(
+        'fit_places',
+        'h',
+        'pressure on all that the reward sees: the objects and what is just beside them',
+        'oracle_tiny_sd3',
+        _FIT | {'structurer.where': 'places'},
+    ),
+    Variant(
         'fit_background', 'h', 'pressure everywhere else', 'oracle_tiny_sd3', _FIT | {'structurer.where': 'background'}
     ),
 )

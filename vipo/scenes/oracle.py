@@ -13,12 +13,12 @@ from torch import Tensor
 from vipo.randomness import derive_seed
 from vipo.registry import STRUCTURERS, ConfigError
 from vipo.rewards.base import check_pixels
-from vipo.scenes.draw import named_masks
-from vipo.scenes.grammar import parse_prompt
+from vipo.scenes.draw import named_masks, object_places
+from vipo.scenes.grammar import Scene, parse_prompt
 from vipo.structurers.base import Structurer, check_normalization, normalized
 from vipo.structurers.functional import gaussian_blur
 
-PLACES = ('objects', 'background', 'random')
+PLACES = ('objects', 'places', 'background', 'random')
 
 
 @STRUCTURERS.register_module()
@@ -28,7 +28,8 @@ class SceneOracleStructurer(Structurer):
     It reads the prompt, and of the pixels no more than their size: the map says where the objects should be.
 
     Args:
-        where: ``'objects'``; ``'background'``: one minus that; ``'random'``: the values of ``'objects'`` in another
+        where: ``'objects'``; ``'places'``: the squares in which the objects may lie, their surroundings in them
+            included; ``'background'``: one minus ``'objects'``; ``'random'``: the values of ``'objects'`` in another
             place, a smooth blob of the same area that is drawn anew for every picture.
         seed: of the blobs. The same picture of the same prompt gets the same blob, whatever is beside it in a batch;
             one that another number of processes rounds otherwise, in a single pixel, gets another.
@@ -73,7 +74,7 @@ class SceneOracleStructurer(Structurer):
                 f"SceneOracleStructurer reads the objects' places from scene prompts, such as those of "
                 f'vipo://prompts/scenes_train.txt: {error}'
             ) from error
-        cover = {prompt: named_masks(scene, side).amax(0) for prompt, scene in scenes.items()}
+        cover = {prompt: self._cover(scene, side) for prompt, scene in scenes.items()}
         maps = F.adaptive_avg_pool2d(torch.stack([cover[prompt] for prompt in prompts]), (height, width))
         if self.where == 'background':
             maps = 1 - maps
@@ -81,6 +82,9 @@ class SceneOracleStructurer(Structurer):
             maps = torch.stack([self._moved(m, x, p) for m, x, p in zip(maps, pixels, prompts, strict=True)])
         maps = maps[:, None, None].expand(-1, 1, frames, -1, -1)
         return normalized(maps.to(pixels.device), self.normalize)
+
+    def _cover(self, scene: Scene, side: int) -> Tensor:
+        return object_places(scene, side).float() if self.where == 'places' else named_masks(scene, side).amax(0)
 
     def _moved(self, values: Tensor, pixels: Tensor, prompt: str) -> Tensor:
         """The values ``(H, W)`` of a map, the highest where a smooth random field is."""
