@@ -56,8 +56,9 @@ class PipelineGenerator(PromptEncoding):
         init: ``'pretrained'``; ``'random'``: untrained weights and made-up encodings of prompts, with which time and
             memory of a model can be measured where its weights are not at hand; or ``'meta'``: everything is checked
             and no weight is made, so that it cannot sample.
-        device, dtype: of the weights and of the computation. Trained weights are float32 always, and ``dtype`` is then
-            that of autocast.
+        device: until ``to`` moves it; a run moves everything to the GPU if there is one.
+        dtype: of the weights and of the computation. Trained weights are float32 always, and it is then that of
+            autocast.
 
     Raises:
         ValueError: the resolution does not fit the model, the dtype is unknown, or the autoencoder cannot decode in

@@ -28,7 +28,7 @@ class OCRReward(Reward):
 
     Args:
         recogniser: ``picture -> list of texts``, or its dotted path; it gets a PIL picture and returns what it reads
-            in reading order. None is :class:`RapidOCR <vipo.rewards.ocr.RapidRecogniser>`, of the extra ``vipo[ocr]``.
+            in reading order. None is ``RapidRecogniser``, which needs the extra ``vipo[ocr]``.
         target_key: take the text from this key of the prompt file's records in place of the quotes; an empty text or
             null there means that there is none.
 

@@ -29,9 +29,9 @@ class RewardTowerBackbone(Backbone):
     Args:
         part: which part of a weighted reward, by name, where several are made of a CLIP.
         layer: the block whose output is taken; -1 is the last, -2 the one before.
-        input_size, max_tokens, cls_attention: see
-            :class:`~vipo.structurers.backbones.transformer.TransformerBackbone`. None keeps the picture's own size,
-            whatever size the reward scores pictures at.
+        input_size, max_tokens: see :class:`~vipo.structurers.backbones.transformer.TransformerBackbone`. None keeps
+            the picture's own size, whatever size the reward scores pictures at.
+        cls_attention: also return the CLS token's attention in that block.
 
     Raises:
         ValueError: the sizes contradict each other.

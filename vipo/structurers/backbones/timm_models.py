@@ -53,7 +53,8 @@ class TimmBackbone(Backbone):
         model_args: further arguments of the model in timm.
         input_size: length of the shorter side before rounding; None keeps the picture's own size.
         max_tokens: in place of ``input_size``, most feature positions of a picture: larger ones are scaled down.
-        device, dtype: of the weights and the computation.
+        device: until ``to`` moves it; a run moves everything to the GPU if there is one.
+        dtype: of the weights and the computation.
 
     Raises:
         ValueError: timm has no such model or weights, the model has no such stage or takes no pictures of other sizes,

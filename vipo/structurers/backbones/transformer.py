@@ -31,7 +31,8 @@ class TransformerBackbone(Backbone):
         input_size: length of the shorter side before rounding to patches; None keeps the picture's own size.
         max_tokens: in place of ``input_size``, most patches of a picture: larger ones are scaled down.
         cls_attention: also return the CLS token's attention in that block.
-        device, dtype: of the weights and the computation.
+        device: until ``to`` moves it; a run moves everything to the GPU if there is one.
+        dtype: of the weights and the computation.
 
     Raises:
         ValueError: the checkpoint is of another family or incomplete, it has no such block or no CLS token, the sizes
