@@ -19,10 +19,13 @@ import csv
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
+
+if TYPE_CHECKING:
+    from tools.studies.report import Results
 
 CONFIG = ROOT / 'configs' / 'vipo_tiny_sd3.py'
 COLUMNS = ('trained', 'map', 'score', 'cosine', 'error', 'difference', 'difference_error', 'rollouts')
@@ -33,6 +36,16 @@ SCORES: dict[str, dict[str, Any]] = {
     'objects alone': {'type': 'SceneFitReward'},
 }
 TRAINED = ('preference', 'objects alone')
+#: The study's variant that trains with a map: of the first reward, and of the second one.
+STUDIED = {
+    'none (GRPO)': ('grpo', 'fit_grpo'),
+    'PCA, center (the default)': ('vipo', 'fit_vipo'),
+    'PCA, reversed': ('vipo_reversed', None),
+    'reward, gradient x input': ('vipo_attribution', 'fit_attribution'),
+    'oracle, objects': ('oracle', 'fit_oracle'),
+    'oracle, background': ('oracle_background', 'fit_background'),
+    'oracle, random': ('oracle_random', None),
+}
 _ATTRIBUTION = {'type': 'RewardAttributionStructurer'}
 
 
@@ -131,14 +144,29 @@ def read(path: Path) -> dict[str, Table]:
 
 
 def report(folder: Path) -> Path:
-    """Write ``signal.png``, and the table into ``signal.md``; what stands outside of its two marks is kept."""
-    from tools.studies.report import replace_between
+    """Write ``signal.png``, and the table into ``signal.md``; what stands outside of its two marks is kept.
+
+    Where the study's ``results.csv`` lies beside, a column has what training with the map gained.
+    """
+    from tools.studies.report import Results, replace_between
 
     lines, tables = [], read(folder / 'signal.csv')
+    results = Results(folder / 'results.csv') if (folder / 'results.csv').exists() else None
     for trained, table in tables.items():
-        lines += ['', f'Trained: {trained}.', '', f'| map | {" | ".join(table)} |', f'| --- |{" --- |" * len(table)}']
+        columns = [*table, *(['gained by training'] if results else [])]
+        lines += [
+            '',
+            f'Trained: {trained}.',
+            '',
+            f'| map | {" | ".join(columns)} |',
+            f'| --- |{" --- |" * len(columns)}',
+        ]
         for name in next(iter(table.values())):
-            lines.append(f'| {name} | {" | ".join(_cell(*of[name]) for of in table.values())} |')
+            cells = [_cell(*of[name]) for of in table.values()]
+            if results:
+                variant = STUDIED.get(name, (None, None))[TRAINED.index(trained)]
+                cells.append(_gained(results, variant))
+            lines.append(f'| {name} | {" | ".join(cells)} |')
     _figure(tables, folder / 'signal.png')
     page = folder / 'signal.md'
     replace_between(page, [*lines, '', '![Cosines by map and score](signal.png)', ''], '# How far uphill?')
@@ -151,6 +179,11 @@ def _cell(value: float, error: float, less: float, less_error: float) -> str:
         return 'no direction'
     difference = f' ({100 * less:+.1f} ± {100 * less_error:.1f})' if less_error else ''
     return f'{100 * value:+.1f} ± {100 * error:.1f}{difference}'
+
+
+def _gained(results: Results, variant: str | None) -> str:
+    seeds = results.seeds(variant) if variant else []
+    return f'{results.change(variant, "reward").value:+.4f} (`{variant}`, {len(seeds)} seeds)' if seeds else ''
 
 
 def _figure(tables: dict[str, Table], path: Path) -> None:

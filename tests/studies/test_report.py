@@ -1,11 +1,14 @@
 """Tables and figures from a small CSV whose numbers are known."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.engine.conftest import ROOT
+from tools import study_signal
 from tools.studies.collect import CURVE, RESULTS
 from tools.studies.report import BEGIN, END, Results, write_report
 from tools.study import main
@@ -94,3 +97,16 @@ def test_figures_are_the_same_every_time(folder):
 def test_missing_table_says_where_it_comes_from(tmp_path, capsys):
     assert main(['--report', '--out', str(tmp_path)]) == 2
     assert 'tools/study.py writes one' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_shipped_pages_are_those_of_the_shipped_tables(tmp_path):
+    shipped = ROOT / 'docs' / 'study'
+    for name in ('results.csv', 'redness.csv', 'signal.csv', 'README.md', 'signal.md'):
+        shutil.copy(shipped / name, tmp_path / name)
+    shutil.copy(ROOT / 'README.md', tmp_path / 'FRONT.md')
+    write_report(tmp_path, tmp_path / 'FRONT.md')
+    study_signal.report(tmp_path)
+    assert (tmp_path / 'README.md').read_text() == (shipped / 'README.md').read_text()
+    assert (tmp_path / 'signal.md').read_text() == (shipped / 'signal.md').read_text()
+    assert (tmp_path / 'FRONT.md').read_text() == (ROOT / 'README.md').read_text()

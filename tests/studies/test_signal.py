@@ -122,6 +122,13 @@ def test_from_rollouts_to_page(tmp_path, monkeypatch):
     page = (tmp_path / 'signal.md').read_text()
     assert page.count('| oracle, random |') == 1
     assert (tmp_path / 'signal.png').stat().st_size > 5000
+    assert 'gained by training' not in page
+    rows = ['section,variant,seed,measure,before,after,difference,low,high,settings']
+    rows += [f'h,fit_grpo,{seed},reward,0,0,{change},0,1,' for seed, change in enumerate((0.1, 0.3))]
+    (tmp_path / 'results.csv').write_text('\n'.join(rows) + '\n')
+    assert study_signal.main(['--report', '--out', str(tmp_path)]) == 0
+    assert '| +0.2000 (`fit_grpo`, 2 seeds) |' in (tmp_path / 'signal.md').read_text()
+    (tmp_path / 'results.csv').unlink()
     (tmp_path / 'signal.md').write_text('What we saw.\n' + page)
     assert study_signal.main(['--report', '--out', str(tmp_path)]) == 0
     assert (tmp_path / 'signal.md').read_text() == 'What we saw.\n' + page
