@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 import vipo.engine.update as update_module
 from tests.engine.conftest import history, run, small_config, weights
+from tests.engine.launch import flat
 from vipo.diffusion import StepPlan, integrate
 from vipo.engine.runner import build_runner, describe
 from vipo.engine.scoring import RunStopped
@@ -68,6 +70,36 @@ def test_micro_batch_size_changes_memory_and_not_the_result(tmp_path):
         assert all(torch.allclose(first[k], other[k], atol=1e-5, rtol=0) for k in first)
     start = weights(build_runner(small_config(tmp_path / 'start')))
     assert max((first[k] - start[k]).abs().max() for k in first) > 1e-3, 'there must be a gradient to compare'
+
+
+def test_norm_of_the_gradient_is_in_the_history(tmp_path):
+    """Steps of plain descent are as long as their gradients; a bound that is never reached only measures."""
+    steps = []
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            optimizer = runner.optim_wrapper.optimizer
+            optimizer.register_step_pre_hook(lambda *_: steps.append(flat(weights(runner))))
+            optimizer.register_step_post_hook(lambda *_: steps.append(flat(weights(runner))))
+
+    runner = build_runner(
+        small_config(
+            tmp_path,
+            train_cfg__max_iters=1,
+            optim_wrapper={
+                'type': 'OptimWrapper',
+                'optimizer': {'type': 'SGD', 'lr': 0.01},
+                'clip_grad': {'max_norm': 1e9},
+                '_delete_': True,
+            },
+            evaluation=None,
+        )
+    )
+    runner.register_hook(Watch())
+    runner.train()
+    first, second = ((b - a).norm().item() / 0.01 for a, b in (steps[:2], steps[2:]))
+    assert first != pytest.approx(second, rel=0.01)
+    assert history(runner)[0]['grad_norm'] == pytest.approx((first + second) / 2, rel=1e-3)
 
 
 def test_gradient_that_is_not_finite_stops_before_the_optimiser_step(cfg):

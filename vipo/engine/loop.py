@@ -95,6 +95,8 @@ class PolicyLoop(IterBasedTrainLoop):
         self.clock.stop_iteration()
         logs |= self.describe(samples) | {f'seconds/{k}': v for k, v in self.clock.times.items()}
         logs['memory/peak_mib'] = peak_memory()
+        if (norms := runner.message_hub.log_scalars.get('train/grad_norm')) is not None:  # where gradients are clipped
+            logs['grad_norm'] = float(norms.data[0][-c.batch.updates_per_iteration :].mean())
         runner.call_hook(
             'after_train_iter',
             batch_idx=self._iter,
