@@ -189,6 +189,13 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(tmp_path):
     assert any(not torch.equal(first[k], third[k]) for k in first)
 
 
+@pytest.mark.parametrize('section', [None, {}, {'deterministic': False}])
+def test_without_a_seed_it_is_0(cfg, section):
+    config = cfg(evaluation=None)
+    config.randomness = section
+    assert build_runner(config).seed == 0
+
+
 def test_loader_refuses_code(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -115,10 +115,10 @@ def build_runner(cfg: Config) -> PolicyRunner:
     components = build_components(cfg)
     if is_distributed() and not components.divided:
         _set_wrapper(cfg, components)
-    seed = cfg.get('randomness', {}).get('seed', 0)
+    randomness = {'seed': 0, **(cfg.get('randomness') or {})}
     dataloader = dict(cfg.train_dataloader)
     dataloader['batch_size'] = components.batch.prompts_per_iteration
-    dataloader.setdefault('sampler', {'type': 'PromptSampler', 'seed': seed})
+    dataloader.setdefault('sampler', {'type': 'PromptSampler', 'seed': randomness['seed']})
     dataloader.setdefault('collate_fn', {'type': collate_prompts})
     runner = PolicyRunner(
         components,
@@ -137,7 +137,7 @@ def build_runner(cfg: Config) -> PolicyRunner:
         launcher=cfg.get('launcher', 'none'),
         load_from=cfg.get('load_from'),
         resume=cfg.get('resume', False),
-        randomness={'seed': seed, **cfg.get('randomness', {})},
+        randomness=randomness,
         # MMEngine would name loggers by the second, and runs of one second would share them
         experiment_name=cfg.get('experiment_name') or f'{Path(cfg.filename or "vipo").stem}_{time.time_ns()}',
         default_scope='vipo',

@@ -98,8 +98,9 @@ def check_sections(cfg: Config) -> None:
     if cfg.get('log_level', 'INFO') not in _LEVELS:
         raise ConfigError(f'log_level must be one of {_LEVELS}, got {cfg.log_level!r}')
     if cfg.get('randomness'):
-        check_options(Runner.set_randomness, cfg.randomness, 'randomness', args=(None,), internal=['self'])
-        seed = cfg.randomness.get('seed', 0)
+        given = {'seed': 0, **cfg.randomness}
+        check_options(Runner.set_randomness, given, 'randomness', args=(None,), internal=['self'])
+        seed = given['seed']
         if not (fits(seed, int) and 0 <= seed < 2**32):
             raise ConfigError(f'config key randomness.seed must be a whole number from 0 to 2**32 - 1, got {seed!r}')
         check_against_defaults(cfg.randomness, _accepted(Runner.set_randomness) or {}, 'randomness')

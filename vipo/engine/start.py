@@ -89,7 +89,7 @@ def _start_problem(cfg: Config, point: str | None) -> str | None:
         before = seed_of(start)
     except ConfigError as error:
         return f'{error} {_way_out(path)}' if point and is_main_process() else str(error)
-    seed = cfg.get('randomness', {}).get('seed', 0)
+    seed = (cfg.get('randomness') or {}).get('seed', 0)
     if point and before not in (None, seed):
         return (
             f'{point} was made with seed {before}, this run has seed {seed}: resume with --seed {before}, or start '
