@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.rewards.servers import free_port
+from tests.ports import free_port
 from tools import serve_reward as tool
 from vipo.rewards import HPSReward, RemoteReward
 from vipo.rewards.http_client import ServiceError

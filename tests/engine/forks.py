@@ -12,12 +12,13 @@ import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.ports import free_port
 
 #: Seconds that the other ranks have to end by themselves after one has failed.
 GRACE = 15.0
@@ -31,13 +32,6 @@ def import_all() -> None:
     import vipo.engine.runner  # noqa: F401
 
     diffusers.SD3Transformer2DModel, diffusers.WanTransformer3DModel  # noqa: B018  imports them
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 
 def start_rank(rank: int, ranks: int, port: int, command: Sequence[str], log: Path) -> int:
@@ -73,12 +67,7 @@ def start_rank(rank: int, ranks: int, port: int, command: Sequence[str], log: Pa
         os._exit(code)
 
 
-def run_ranks(
-    command: Sequence[str],
-    logs: Sequence[Path],
-    timeout: float = 120.0,
-    grace: float = GRACE,
-) -> list[int]:
+def run_ranks(command: Sequence[str], logs: Sequence[Path], timeout: float = 120.0, grace: float = GRACE) -> list[int]:
     """Start a rank for each of ``logs`` and wait until all have ended; their wait statuses.
 
     Args:

@@ -1,7 +1,6 @@
 """The scripts that start a run, as a user types them."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import ROOT, SMALL
+from tests.ports import free_port
 
 OPTIONS = {**SMALL, 'batch.updates_per_iteration': 1, 'evaluation': None, 'train_cfg.max_iters': 1}
 SMALLER = ['--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
@@ -16,9 +16,6 @@ SMALLER = ['--cfg-options', *(f'{k}={v}' for k, v in OPTIONS.items())]
 
 def call(script, *arguments, cwd=ROOT, **environment):
     """Exit code and output of a script, without what another launcher left in the environment."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = str(s.getsockname()[1])
     left_out = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'NNODES', 'NODE_RANK')
     mine = {k: v for k, v in os.environ.items() if k not in left_out}
     process = subprocess.run(
@@ -26,7 +23,7 @@ def call(script, *arguments, cwd=ROOT, **environment):
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={**mine, 'PYTHON': sys.executable, 'PORT': port, 'OMP_NUM_THREADS': '1', **environment},
+        env={**mine, 'PYTHON': sys.executable, 'PORT': str(free_port()), 'OMP_NUM_THREADS': '1', **environment},
     )
     return process.returncode, process.stdout + process.stderr
 

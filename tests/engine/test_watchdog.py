@@ -1,7 +1,6 @@
 """A rank that hangs or fails: the others end, and say which one and where it was."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,8 @@ from torch.distributed import HashStore
 
 import vipo.engine.watchdog as watchdog_module
 from tests.engine.conftest import ROOT, SMALL
+from tests.engine.launch import train_command
+from tests.ports import free_port
 from vipo.engine.clock import PhaseClock
 from vipo.engine.runner import build_runner
 from vipo.engine.watchdog import Place, Watchdog, fail, fail_unexpectedly
@@ -154,11 +155,8 @@ def test_a_wrong_timeout_is_refused(cfg, timeout):
 
 def start(config, folder, *, options):
     """Two processes without torchrun, as Slurm starts them: rank 0 has the store, and nobody ends the others."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = str(s.getsockname()[1])
-    command = [sys.executable, 'tools/train.py', str(config), '--launcher', 'pytorch', '--work-dir', str(folder)]
-    command += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
+    port = str(free_port())
+    command = [sys.executable, *train_command(config, '--work-dir', str(folder), options=options)]
     shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'}
     processes = [
         subprocess.Popen(

@@ -134,9 +134,3 @@ def closes(request: bytes, connection: socket.socket) -> None:
 def resets(request: bytes, connection: socket.socket) -> None:
     """A reset in place of an answer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\x01\x00\x00\x00\x00\x00\x00\x00')
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.rewards.servers import Scripted, free_port, http, running, says
+from tests.ports import free_port
+from tests.rewards.servers import Scripted, http, running, says
 from vipo.engine.scoring import RewardFailure, score
 from vipo.registry import REWARDS, ConfigError
 from vipo.rewards import JudgeReward

@@ -8,8 +8,9 @@ import time
 import pytest
 import torch
 
+from tests.ports import free_port
 from tests.rewards import servers
-from tests.rewards.servers import Scripted, free_port, http, running, says, scores, sleeps
+from tests.rewards.servers import Scripted, http, running, says, scores, sleeps
 from vipo.engine.scoring import RewardFailure, score
 from vipo.registry import REWARDS, ConfigError
 from vipo.rewards import RemoteReward

@@ -99,14 +99,18 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
     outside = (total - in_blocks) * (_MASTER if lora is None else item)
     whole = in_blocks * item + outside + (0 if lora is None else trained * _MASTER)
     options = dict(cfg.get('strategy') or {})
-    # Bytes on a GPU for each byte of what is divided.
-    part = 0 if shards > 1 and options.get('cpu_offload') else 1 / shards
+    elsewhere = shards > 1 and options.get('cpu_offload')
+
+    def mine(size: int) -> int:
+        """Bytes on this GPU of what is divided."""
+        return 0 if elsewhere else size // shards
+
     resident = {
-        'weights': int((trained * _MASTER if lora is None else total * item) * part),
-        'LoRA': 0 if lora is None else int(trained * _MASTER * part),
-        'Adam': int(trained * _ADAM * part),
-        'EMA': int(trained * _MASTER * part) if cfg.get('ema') else 0,
-        'reference copy': int(total * _MASTER * part) if lora is None and cfg.generator.get('keep_reference') else 0,
+        'weights': mine(trained * _MASTER if lora is None else total * item),
+        'LoRA': 0 if lora is None else mine(trained * _MASTER),
+        'Adam': mine(trained * _ADAM),
+        'EMA': mine(trained * _MASTER) if cfg.get('ema') else 0,
+        'reference copy': mine(total * _MASTER) if lora is None and cfg.generator.get('keep_reference') else 0,
         'encoded prompts': _encoded(generator, batch),
         **_frozen(cfg, generator),
     }
@@ -131,17 +135,17 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         'decode, reward, map': {'kept latents': kept, 'decoding': cost.decode_peak},
         'update': {
             'kept latents': kept,
-            'gradients': int(trained * _GRADIENT * part),
+            'gradients': mine(trained * _GRADIENT),
             'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
             'activations': activations,
             'autocast copies': whole_copies,
         },
         'optimiser step': {
             'kept latents': kept,
-            'gradients': int(trained * _GRADIENT * part),
+            'gradients': mine(trained * _GRADIENT),
             'DDP buckets': trained * _GRADIENT if strategy == 'ddp' and gpus > 1 else 0,
             # torch's default on a GPU works on all parameters at once
-            'temporaries of AdamW': int(trained * _MASTER * part),
+            'temporaries of AdamW': mine(trained * _MASTER),
         },
     }
     if cfg.get('evaluation'):
@@ -149,7 +153,7 @@ def make_plan(cfg: Config, gpus: int, strategy: str = 'ddp', cost: PassCost | No
         phases['evaluation'] = {
             'activations': forward_peak * size // micro_batch,
             'autocast copies': whole_copies,
-            'weights set aside for EMA': int(trained * _MASTER * part) if cfg.get('ema') else 0,
+            'weights set aside for EMA': mine(trained * _MASTER) if cfg.get('ema') else 0,
             'pixels': 3 * 4 * frames * generator.height * generator.width * size,
             'decoding': cost.decode_peak
             * min(size, generator.decode_batch)
