@@ -42,12 +42,13 @@ def test_numbers(folder):
     half = 4.303 * 0.152753 / np.sqrt(3)
     middle = 0.433333
     assert (change.value, change.low, change.high) == pytest.approx((middle, middle - half, middle + half), abs=2e-6)
-    less = results.against('vipo', 'grpo', 'reward')
+    less = results.against('vipo', 'reward', 'grpo')
     half = 4.303 * 0.0577350 / np.sqrt(3)
     assert (less.value, less.high) == pytest.approx((0.233333, 0.233333 + half), abs=2e-6)
     # a single seed has the interval of its prompts, and no difference from others
     assert results.change('vipo', 'change/background').low == 0.2
-    assert results.against('vipo', 'grpo', 'change/background') is None
+    assert results.against('vipo', 'change/background', 'grpo') is None
+    assert results.against('grpo', 'reward', 'grpo') is None
     assert results.change('grpo', 'change/background') is None
 
 

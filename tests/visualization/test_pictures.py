@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from vipo.visualization import before_after, map_overlays, reward_curve, to_pixels
+from vipo.visualization.canvas import INK, Canvas, wrapped
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -114,3 +115,28 @@ def test_to_pixels():
     pixels = to_pixels(solid((0, 51, 255)).copy())
     assert pixels.dtype == torch.float32
     torch.testing.assert_close(pixels[0, :, 0, 0, 0], torch.tensor([0, 0.2, 1]))
+
+
+def test_text_stays_in_its_place(tmp_path):
+    """A prompt of real length neither meets its neighbour nor runs into what lies below."""
+    sheet = Canvas(200, 120)
+    words = 'an extraordinarily detailed photograph of a lighthouse in a storm, ' * 5
+    sheet.text(words, 10, 10, size=11, width=100, height=60)
+    rows, columns, count = where(np.asarray(sheet.image).astype(int), INK, 60)
+    assert count > 300
+    assert columns.min() >= 10 and columns.max() < 110
+    assert rows.min() >= 10 and rows.max() < 70
+
+
+def test_lines_are_as_wide_as_they_may_be():
+    font = ImageFont.load_default(11)
+    words = 'a small orange circle at the right on a dotted navy background'
+    lines = wrapped(words, 128, font)
+    assert ' '.join(lines) == words
+    assert all(font.getlength(line) <= 128 for line in lines)
+    following = [line.split()[0] for line in lines[1:]]
+    assert all(font.getlength(f'{a} {b}') > 128 for a, b in zip(lines, following, strict=False))
+    cut = wrapped(words, 128, font, most=2)
+    assert len(cut) == 2 and cut[-1].endswith('…') and cut[0] == lines[0]
+    assert font.getlength(cut[-1]) <= 128
+    assert wrapped('', 128, font) == []

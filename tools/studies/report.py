@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,10 @@ class Results:
             return next(iter(of.values()))
         return seed_interval(np.array(list(self._values(variant, measure).values()))) if of else None
 
-    def against(self, variant: str, reference: str, measure: str) -> Interval | None:
-        """Difference of the changes, seed by seed; None where less than two seeds are common to both."""
+    def against(self, variant: str, measure: str, reference: str) -> Interval | None:
+        """Difference of the changes, seed by seed; None of itself, or where less than two seeds are common to both."""
+        if variant == reference:
+            return None
         sides = [self._values(name, measure) for name in (reference, variant)]
         return seed_difference(*sides) if len(sides[0].keys() & sides[1].keys()) > 1 else None
 
@@ -146,7 +149,7 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
         lines += [f'### {section}. {title[0].upper()}{title[1:]}', '', *_table(results, names, columns), '']
         for reference in REFERENCES[section]:
             lines += _comparison(results, names, reference, columns)
-        figures.append(_forest(results, names, columns, folder / f'section_{section}.png', title))
+        figures.append(_forest(results, names, section, folder / f'section_{section}.png'))
         lines += [f'![{title}]({figures[-1].name})', '']
         if section == 'd' and (folder / 'redness.csv').exists():
             figures.append(_redness(folder / 'redness.csv', folder / 'redness.png'))
@@ -200,8 +203,8 @@ def _comparison(results: Results, names: Sequence[str], reference: str, columns:
     """Differences from the reference, where there are seeds enough for an interval."""
     lines = []
     for name in names:
-        found = [results.against(name, reference, measure) for measure in columns]
-        if name != reference and any(found):
+        found = [results.against(name, measure, reference) for measure in columns]
+        if any(found):
             lines.append(f'| `{name}` | {" | ".join(_cell(x, "+") for x in found)} |')
     if not lines:
         return []
@@ -217,25 +220,39 @@ def _cell(interval: Interval | None, sign: str) -> str:
     return '' if interval is None else interval.describe(sign)
 
 
-def _forest(results: Results, names: Sequence[str], columns: dict[str, str], path: Path, title: str) -> Path:
-    """A panel for each measure, a line for each variant: the mean and its interval."""
-    figure, panels = _figure(2.2 * len(columns) + 1.6, 1.1 + 0.28 * len(names), 1, len(columns))
-    places = np.arange(len(names))
-    for number, (axes, (measure, heading)) in enumerate(zip(panels[0], columns.items(), strict=True)):
-        for place, name in enumerate(names):
-            if (x := results.change(name, measure)) is not None:
-                axes.plot([x.low, x.high], [place, place], color=COLORS[0], lw=1.6)
-                axes.plot(x.value, place, 'o', color=COLORS[0], ms=5)
-        axes.set_yticks(places, names if number == 0 else [''] * len(names))
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.axvline(0, color='#999999', lw=0.8)
-        axes.set_title(heading, fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.locator_params(axis='x', nbins=4)
-        axes.grid(axis='x', alpha=0.3)
-    figure.suptitle(f'{title[0].upper()}{title[1:]} (change by training, 95 % intervals)', fontsize=10)
+def _forest(results: Results, names: Sequence[str], section: str, path: Path) -> Path:
+    """A panel for each measure, a line for each variant; below, the same less each reference, seed by seed."""
+    columns, title = columns_of(section), SECTIONS[section]
+    rows: dict[str, Callable[..., Interval | None]] = {'change by training': results.change}
+    for reference in REFERENCES[section]:
+        if any(results.against(name, measure, reference) for name in names for measure in columns):
+            rows[f'less {reference}'] = partial(results.against, reference=reference)
+    figure, panels = _figure(
+        2.2 * len(columns) + 1.6, (0.9 + 0.28 * len(names)) * len(rows) + 0.3, len(rows), len(columns)
+    )
+    for (row, change), line in zip(rows.items(), panels, strict=True):
+        for axes, (measure, heading) in zip(line, columns.items(), strict=True):
+            _points(axes, [change(name, measure) for name in names])
+            axes.set_yticks(range(len(names)), names if axes is line[0] else [''] * len(names))
+            axes.set_title(heading if row == 'change by training' else row, fontsize=10)
+    legend = 'change by training, 95 % intervals over seeds; orange excludes 0'
+    figure.suptitle(f'{title[0].upper()}{title[1:]} ({legend})', fontsize=10)
     figure.savefig(path, dpi=110, metadata={'Software': None})
     return path
+
+
+def _points(axes: Axes, intervals: Sequence[Interval | None]) -> None:
+    """Means and intervals, one below the other."""
+    for place, x in enumerate(intervals):
+        if x is not None:
+            color = COLORS[1] if x.low > 0 or x.high < 0 else COLORS[0]
+            axes.plot([x.low, x.high], [place, place], color=color, lw=1.6)
+            axes.plot(x.value, place, 'o', color=color, ms=5)
+    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.axvline(0, color='#999999', lw=0.8)
+    axes.tick_params(labelsize=8)
+    axes.locator_params(axis='x', nbins=4)
+    axes.grid(axis='x', alpha=0.3)
 
 
 def _overview(results: Results, path: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (25, 25, 30), (110, 110, 120), (255, 255, 255)
+#: Between lines of text, in pixels.
+_SPACING = 2
 
 
 def to_image(pixels: np.ndarray, side: int) -> Image.Image:
@@ -23,6 +23,27 @@ def middle_frame(pixels: np.ndarray) -> np.ndarray:
     return pixels[:, pixels.shape[1] // 2]
 
 
+def wrapped(words: str, width: int, font: ImageFont.FreeTypeFont, most: int | None = None) -> list[str]:
+    """Lines no wider than ``width`` pixels, where a single word is not wider.
+
+    Args:
+        most: lines; what is left out is an ellipsis in the last one.
+    """
+    lines: list[str] = []
+    for word in words.split():
+        longer = f'{lines[-1]} {word}' if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if most is None or len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while ' ' in last and font.getlength(f'{last} …') > width:
+        last = last.rpartition(' ')[0]
+    return [*lines[: most - 1], f'{last} …']
+
+
 class Canvas:
     """A white sheet to paste pictures and text on, positions in pixels from the top left."""
 
@@ -35,10 +56,20 @@ class Canvas:
         self.image.paste(image, (x, y))
 
     def text(
-        self, words: str, x: int, y: int, size: int = 13, width: int | None = None, color: tuple[int, ...] = INK
+        self,
+        words: str,
+        x: int,
+        y: int,
+        size: int = 13,
+        width: int | None = None,
+        height: int | None = None,
+        color: tuple[int, ...] = INK,
     ) -> None:
-        """Write, wrapped to ``width`` pixels where it is given."""
+        """Write, wrapped to ``width`` pixels and cut to ``height`` where they are given."""
         font = ImageFont.load_default(size)
         if width is not None:
-            words = '\n'.join(textwrap.wrap(words, max(8, int(width / (size * 0.52)))))
-        self._draw.multiline_text((x, y), words, fill=color, font=font, spacing=2)
+            line = sum(font.getmetrics()) + _SPACING
+            words = '\n'.join(
+                wrapped(words, width, font, None if height is None else max(1, (height + _SPACING) // line))
+            )
+        self._draw.multiline_text((x, y), words, fill=color, font=font, spacing=_SPACING)

@@ -28,7 +28,7 @@ def before_after(
         path: of the PNG.
         title: first line of the sheet.
     """
-    gap, head, words = 10, 44, 60
+    gap, head, words = 10, 44, 66
     cell_height = words + 2 * (side + 18) + gap
     rows = -(-len(prompts) // columns)
     sheet = Canvas(gap + columns * (side + gap), head + rows * cell_height)
@@ -37,7 +37,7 @@ def before_after(
     for i, prompt in enumerate(prompts):
         x = gap + (i % columns) * (side + gap)
         y = head + (i // columns) * cell_height
-        sheet.text(prompt, x, y + 4, size=10, width=side)
+        sheet.text(prompt, x, y + 4, size=10, width=side, height=words - 4)
         for j, (pictures, caption) in enumerate(zip((before, after), captions[i], strict=True)):
             top = y + words + j * (side + 18)
             sheet.paste(to_image(middle_frame(pictures[i]), side), x, top)
@@ -68,7 +68,7 @@ def variety(
         for i, prompt in enumerate(prompts):
             top = head + i * cell
             if j == 0:
-                sheet.text(prompt, left, top, size=11)
+                sheet.text(prompt, left, top, size=11, width=sheet.image.width - left - gap, height=words)
             for k, picture in enumerate(rows[i]):
                 sheet.paste(to_image(picture, side), left + k * (side + gap), top + words)
     sheet.image.save(path)
@@ -86,7 +86,7 @@ def policies(prompts: list[str], rows: Mapping[str, np.ndarray], path: Path, tit
     sheet = Canvas(names + len(prompts) * (side + gap), head + words + len(rows) * (side + gap))
     sheet.text(title, gap, 6, size=15)
     for j, prompt in enumerate(prompts):
-        sheet.text(prompt, names + j * (side + gap), head, size=11, width=side)
+        sheet.text(prompt, names + j * (side + gap), head, size=11, width=side, height=words)
     for i, (name, pictures) in enumerate(rows.items()):
         top = head + words + i * (side + gap)
         sheet.text(name, gap, top + side // 2 - 8, size=12, width=names - 2 * gap)

@@ -95,7 +95,7 @@ def map_sheet(
     sheet = Canvas(_GAP + cell * (1 + sum(blocks.values())), _HEAD + line * len(pixels) + _GAP)
     x = _GAP + cell
     for name, count in blocks.items():
-        sheet.text(name, x, 4, size=14, width=count * cell)
+        sheet.text(name, x, 4, size=14, width=count * cell - _GAP, height=20)
         legend = ('map', 'lit by it', *(['components'] if count == 4 else []), 'weights')
         for i, words in enumerate(legend):
             sheet.text(words, x + i * cell, 24, 10, color=FAINT)
@@ -104,7 +104,7 @@ def map_sheet(
         y = _HEAD + row * line
         middle = sample.shape[1] // 2
         picture = to_image(sample[:, middle], side)
-        sheet.text(caption, _GAP, y, size=10, width=cell * (1 + sum(blocks.values())) - _GAP)
+        sheet.text(caption, _GAP, y, size=10, width=cell * (1 + sum(blocks.values())) - _GAP, height=18)
         sheet.paste(picture, _GAP, y + 18)
         x = _GAP + cell
         for name in blocks:

@@ -47,7 +47,7 @@ def map_overlays(
         scaled = F.interpolate(plane / plane.amax().clamp(min=1e-8), size=picture.size[::-1], mode='bilinear')
         values = scaled[0, 0].clamp(0, 1).numpy()
         lit = np.asarray(picture, dtype=np.float32) * (0.15 + 0.85 * values[..., None])
-        sheet.text(prompt, x, y + 4, size=11, width=width)
+        sheet.text(prompt, x, y + 4, size=11, width=width, height=words - 4)
         panels = (picture, Image.fromarray(heat(values)), Image.fromarray(lit.astype(np.uint8)))
         for j, panel in enumerate(panels):
             sheet.paste(panel, x + j * (side + gap), y + words)

@@ -59,11 +59,11 @@ def gallery(pixels: np.ndarray, captions: list[str], path: Path, columns: int, s
         pixels: ``(N, 3, F, Y, X)`` uint8.
         path: of the PNG.
     """
-    gap, words = 10, 64
+    gap, words = 10, 80
     rows = -(-len(captions) // columns)
     sheet = Canvas(gap + min(columns, len(captions)) * (side + gap), rows * (side + words + gap))
     for i, caption in enumerate(captions):
         x, y = gap + (i % columns) * (side + gap), (i // columns) * (side + words + gap)
-        sheet.text(caption, x, y + 4, size=11, width=side)
+        sheet.text(caption, x, y + 4, size=11, width=side, height=words - 4)
         sheet.paste(to_image(middle_frame(pixels[i]), side), x, y + words)
     sheet.image.save(path)
