@@ -67,3 +67,25 @@ def test_gated_model_says_where_to_accept_its_licence(monkeypatch):
     assert 'accept its licence at https://huggingface.co/black-forest-labs/FLUX.1-dev' in said
     assert 'xswu/HPSv2, for reward.checkpoint: the hub cannot be reached (ConnectionError)' in said
     assert 'dinov2' not in said, 'that one can be fetched'
+
+
+def test_missing_instruction_text_is_named_with_the_missing_models(monkeypatch, tmp_path):
+    """Not after 20 GB have been fetched."""
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    cfg = load_config(parse_args([str(ROOT / 'configs' / 'vipo_wan_videoalign.py')]))
+    with pytest.raises(
+        hub.ConfigError, match=r'(?s)VideoReward, for reward.checkpoint.*prompt_template.py.* is no file'
+    ):
+        hub.check_reach(cfg)
+    (tmp_path / 'text.txt').write_text('judge {text_prompt}')
+    cfg.reward.update(template=str(tmp_path / 'text.txt'), template_sha256=None)
+    with pytest.raises(hub.ConfigError) as raised:
+        hub.check_reach(cfg)
+    assert 'template' not in str(raised.value)
+
+
+def test_missing_instruction_text_stops_where_all_models_are_here():
+    cfg = load_config(parse_args([str(ROOT / 'configs' / 'vipo_tiny_sd3.py')]))
+    cfg.eval_rewards = dict(late=dict(type='HPSv3Reward', checkpoint=str(ROOT), tokenizer=str(ROOT)))
+    with pytest.raises(hub.ConfigError, match=r'^eval_rewards.late: reward.template is not given'):
+        hub.check_reach(cfg)

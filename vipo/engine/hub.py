@@ -1,4 +1,4 @@
-"""Says in seconds which models a config needs that are neither on this machine nor within reach."""
+"""Says in seconds which models and files a config needs that are neither on this machine nor within reach."""
 
 from __future__ import annotations
 
@@ -51,12 +51,18 @@ def needed(cfg: Mapping[str, Any]) -> Iterator[Needed]:
 def check_reach(cfg: Mapping[str, Any]) -> None:
     """Stop before anything is loaded where a model can be had neither from the cache nor from the hub.
 
+    A component class that needs a file of the user's looks for it in a class method ``check_files(options)``, which
+    raises ValueError.
+
     Raises:
-        ConfigError: with every such model, why, and the ways out.
+        ConfigError: with every such model and file, why, and the ways out.
     """
+    problems = list(_missing_files(cfg))
     wanted = [(n.key, n.model, _trouble(n.model, lacking(n.model, n.key, n.files, n.revision))) for n in needed(cfg)]
     absent = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
     if not absent:
+        if problems:
+            raise ConfigError('\n'.join(problems))
         return
     lines = [f'  {model}, for {key}: {trouble}' for key, model, trouble in absent]
     example = ' '.join(f'{key}=/path/to/it' for key, _, _ in absent)
@@ -65,7 +71,18 @@ def check_reach(cfg: Mapping[str, Any]) -> None:
         + '\n'.join(lines)
         + f'\nPoint at copies of your own with --cfg-options {example}\n'
         'or run the whole config now with tiny random models of the same classes: add --rehearse'
+        + ''.join(f'\nIt also lacks this: {problem}' for problem in problems)
     )
+
+
+def _missing_files(cfg: Mapping[str, Any]) -> Iterator[str]:
+    for key, section in components_of(cfg):
+        cls = component_class(section['type'])
+        if hasattr(cls, 'check_files'):
+            try:
+                cls.check_files({k: v for k, v in section.items() if k != 'type'})
+            except ValueError as error:
+                yield str(error) if key == 'reward' else f'{key}: {error}'
 
 
 def _is_here(model: str) -> bool:

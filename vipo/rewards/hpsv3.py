@@ -86,6 +86,11 @@ class HPSv3Reward(PictureReward):
         return {'checkpoint': [_FILE]}
 
     @classmethod
+    def check_files(cls, options: dict[str, Any]) -> None:
+        """Look for the instruction text before anything is loaded, see :mod:`vipo.engine.hub`."""
+        read_template(options.get('template'), options.get('template_sha256', _TEMPLATE_SHA256), _TEMPLATE_ORIGIN)
+
+    @classmethod
     def model_bytes(cls, options: dict[str, Any]) -> int | None:
         """Bytes of the weights for a plan, see :mod:`vipo.engine.plan`; None where the model is not known here."""
         return published_bytes(options, _PARAMETERS, 'bfloat16')
