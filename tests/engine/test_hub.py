@@ -86,6 +86,6 @@ def test_missing_instruction_text_is_named_with_the_missing_models(monkeypatch, 
 
 def test_missing_instruction_text_stops_where_all_models_are_here():
     cfg = load_config(parse_args([str(ROOT / 'configs' / 'vipo_tiny_sd3.py')]))
-    cfg.eval_rewards = dict(late=dict(type='HPSv3Reward', checkpoint=str(ROOT), tokenizer=str(ROOT)))
+    cfg.eval_rewards = {'late': {'type': 'HPSv3Reward', 'checkpoint': str(ROOT), 'tokenizer': str(ROOT)}}
     with pytest.raises(hub.ConfigError, match=r'^eval_rewards.late: reward.template is not given'):
         hub.check_reach(cfg)
