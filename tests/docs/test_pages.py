@@ -143,6 +143,29 @@ def test_settings_of_the_paper_page_are_those_of_the_configs():
     assert compared > 25
 
 
+@pytest.mark.parametrize('name', ['vipo_flux_hps', 'vipo_wan_videoalign'])
+def test_configs_of_the_paper_take_every_way_back(name):
+    """Whatever the page says of a way back is what sets the config of the paper apart, and nothing else is."""
+    ours, papers = (dict(settings(read_config(ROOT / f'configs/{name}{end}.py'))) for end in ('', '_paper'))
+    table = prose(DOCS / 'paper.md').partition('## What differs')[2].partition('\n## ')[0]
+    rows = [row.strip('|').split('|') for row in table.splitlines() if row.startswith('|')]
+    ways = [re.fullmatch(r'`([\w.]+)=(\S+)`', cells[3].strip()) for cells in rows]
+    expected = {way[1]: way[2] for way in ways if way}
+    assert {'structurer.normalize', 'ema'} <= set(expected)
+    changed = {key for key in ours.keys() | papers.keys() if ours.get(key) != papers.get(key)}
+    assert {key.removesuffix('.decay') for key in changed} == set(expected)
+    assert all(str(papers[key]) == value for key, value in expected.items())
+
+
+def settings(section, before=''):
+    """Every key of a config with its value."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from settings(value, f'{before}{key}.')
+        else:
+            yield f'{before}{key}', value
+
+
 def test_counts_of_the_readme_are_those_of_the_code():
     command = [sys.executable, 'tools/list_components.py']
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
