@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.studies.variants import SECTIONS, VARIANTS
+from tools.studies.verdicts import verdict_table
 from vipo.comparison.charts import COLORS
 from vipo.statistics import Interval, seed_difference, seed_interval
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEGIN, END = '<!-- study: begin -->', '<!-- study: end -->'
+#: Around the answers, on a page that has these marks.
+VERDICT_MARKS = '<!-- verdicts: begin -->', '<!-- verdicts: end -->'
 #: Measure -> its heading, in the order of the columns.
 MEASURES = {
     'reward': 'trained reward',
@@ -156,6 +159,8 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
             lines += ['![Redness and what it costs, by iteration](redness.png)', '']
     page = folder / 'README.md'
     replace_between(page, lines, '# The study')
+    if VERDICT_MARKS[0] in page.read_text(encoding='utf-8'):
+        replace_between(page, ['', *verdict_table(results), ''], '# The study', VERDICT_MARKS)
     if front is not None:
         columns = {measure: MEASURES[measure] for measure in _FRONT_MEASURES}
         names = [name for name in FRONT if results.has(name)]
@@ -163,17 +168,18 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
     return page, figures
 
 
-def replace_between(page: Path, lines: Sequence[str], title: str) -> None:
+def replace_between(page: Path, lines: Sequence[str], title: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put lines between the two marks of a page, which is begun where there is none.
 
     Raises:
         ValueError: one of the marks is missing.
     """
-    text = page.read_text(encoding='utf-8') if page.exists() else f'{title}\n\n{BEGIN}\n{END}\n'
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f'{page} must hold {BEGIN} and {END} once each: the tables go between them')
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(before + '\n'.join([BEGIN, *lines, END]) + after, encoding='utf-8')
+    begin, end = marks
+    text = page.read_text(encoding='utf-8') if page.exists() else f'{title}\n\n{begin}\n{end}\n'
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f'{page} must hold {begin} and {end} once each: the tables go between them')
+    before, after = text.split(begin)[0], text.split(end)[1]
+    page.write_text(before + '\n'.join([begin, *lines, end]) + after, encoding='utf-8')
 
 
 def names_of(section: str, results: Results) -> list[str]:
