@@ -39,7 +39,9 @@ def test_the_sign_decides(results):
 
     assert [holds(sign) for sign in '+-0'] == [True, False, False]
     assert [holds(sign, 'grpo', 'vipo') for sign in '+-0'] == [False, True, False]
-    assert not any(holds(sign, 'vipo_k5') for sign in '+-0'), 'what was not run shows nothing'
+    assert not any(holds(sign, 'vipo_k5') for sign in '+-0='), 'what was not run shows nothing'
+    alike = [Evidence('vipo', '=', 'grpo', 'reward', 'reward', margin).holds(results) for margin in (0.03, 0.04)]
+    assert alike == [False, True], 'the interval reaches to 0.0374'
 
 
 def test_table_has_the_numbers(results):
