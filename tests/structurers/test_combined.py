@@ -48,8 +48,22 @@ def test_combination_by_hand(options, expected):
 
 
 def test_product_of_maps_that_exclude_each_other_is_ones():
-    maps = CombinedStructurer({'a': Fixed([4.0, 0, 0, 0]), 'b': Fixed([0.0, 4, 0, 0])}, combine='product')(PIXELS, GRID)
+    structurer = CombinedStructurer({'a': Fixed([4.0, 0, 0, 0]), 'b': Fixed([0.0, 4, 0, 0])}, combine='product')
+    maps = structurer(PIXELS, GRID)
     assert torch.equal(maps, torch.ones_like(maps))
+    frames = len(PIXELS) * PIXELS.shape[2]
+    assert structurer.counts == {'frames': frames, 'constant': frames}
+    assert list(counters(structurer)) == [structurer.counts]
+
+
+@pytest.mark.parametrize('combine', ['mean', 'product'])
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf])
+def test_part_that_is_not_finite_is_named(combine, fault):
+    broken = Fixed([1.0, fault, 1.0, 1.0])
+    with pytest.raises(ConfigError, match=r'structurer\.parts\.b gave a map that is not finite'):
+        CombinedStructurer({'a': Fixed(LEFT), 'b': broken}, combine=combine)(PIXELS, GRID)
+    with pytest.raises(ConfigError, match=r'structurer\.structurer gave a map that is not finite'):
+        BlendedStructurer(broken)(PIXELS, GRID)
 
 
 @pytest.mark.parametrize('how', ['mean', 'minmax', 'signed'])
@@ -84,7 +98,7 @@ def test_parts_are_reached_through_others():
     assert inner.seen == ['the reward', (3, 10), ['x', 'y'], [{'fps': 8}, {}]]
     with pytest.raises(ValueError, match='needs the prompts'):
         structurer(PIXELS, GRID)
-    assert list(counters(structurer)) == []
+    assert list(counters(structurer)) == [structurer.counts]
 
 
 def test_signed_parts_are_refused():

@@ -5,6 +5,8 @@ import torch
 
 from tests.structurers.conftest import Brightness, Patches, Tubelets
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
+from vipo.structurers.allocators import CLSAttentionAllocator, FeatureNormAllocator
+from vipo.structurers.backbones import DINOv2Backbone
 
 
 @pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
@@ -18,6 +20,26 @@ def test_constant_picture_becomes_ones(pixels, value):
     assert structurer.counts == {'frames': 3, 'constant': 1, 'broken': 0}
     structurer(batch, (1, 8, 8))
     assert structurer.counts == {'frames': 6, 'constant': 2, 'broken': 0}
+
+
+@pytest.mark.parametrize('allocator', [PCAAllocator(), CLSAttentionAllocator(), FeatureNormAllocator()])
+def test_picture_of_one_colour_becomes_ones_with_position_embeddings(pixels, allocator):
+    """Features of such a picture differ by position, and maps of them would point somewhere."""
+    backbone = DINOv2Backbone('vipo://tiny-dinov2', cls_attention=True)
+    batch = pixels(5, 1, 64, 64)
+    for i, value in enumerate((0.0, 0.3, 1.0), 1):
+        batch[i] = value
+    batch[4] = torch.tensor([0.9, 0.1, 0.2]).view(3, 1, 1, 1)
+    found = backbone(batch[1:, :, 0]).map
+    assert found.flatten(2).std(-1).amax() > 0.01, 'without position embeddings this shows nothing'
+    structurer = PerceptualStructurer(backbone, allocator)
+    maps = structurer(batch, (1, 16, 16))
+    assert torch.equal(maps[1:], torch.ones(4, 1, 1, 16, 16))
+    assert maps[0].std() > 0.1
+    assert structurer.counts == {'frames': 5, 'constant': 4, 'broken': 0}
+    faint = batch[1:2].clone()
+    faint[..., :32, :32] += 2 / 255
+    assert structurer(faint, (1, 16, 16)).std() > 0, 'two steps of 8 bits are a picture'
 
 
 def test_constant_frame_in_a_clip_gets_the_mean_of_the_others():

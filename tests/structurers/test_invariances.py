@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from tests.structurers.conftest import every_allocator
 from vipo.registry import ALLOCATORS
 from vipo.structurers import PerceptualStructurer
+from vipo.structurers.allocators import MotionAllocator
 from vipo.structurers.backbones import Backbone, Features
 
 #: What may be done to the features without a change of the map. Every allocator has to be listed.
@@ -40,6 +41,15 @@ def test_constant_or_factor_in_the_features(features, normal, name, change):
     allocator = ALLOCATORS.build({'type': name})
     difference = (allocator(moved, attention) - allocator(x, attention)).abs().max()
     assert (difference < 1e-4) == (change in PROMISES[name])
+
+
+def test_motion_is_seen_beside_a_channel_that_is_always_large(features):
+    """Some transformers have one: it says nothing, and must not make everything else look like rounding."""
+    x, _ = features
+    large = x.clone()
+    large[:, :, 0] += 3000 * x.std()
+    allocator = MotionAllocator()
+    torch.testing.assert_close(allocator(large), allocator(x), atol=1e-2, rtol=0)
 
 
 class Shifted(Backbone):

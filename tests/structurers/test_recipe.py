@@ -39,6 +39,6 @@ def test_recipe_of_the_paper_whole(normal, frames, patches, grid):
     structurer = PerceptualStructurer(
         Ready(features), PCAAllocator(orientation='as_computed'), normalize='minmax', frames_per_batch=64
     )
-    ours = structurer(torch.zeros(1, 3, frames, 8, 8), grid)[0, 0]
+    ours = structurer(normal(1, 3, frames, 8, 8).sigmoid(), grid)[0, 0]
     theirs = plain_map([frame.permute(1, 2, 0).numpy() for frame in features], grid)
     torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-4, rtol=0)

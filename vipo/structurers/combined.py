@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,17 @@ COMBINATIONS = ('mean', 'product')
 class CombinedStructurer(Structurer):
     """The weighted mean of several maps, or their product with the weights as exponents.
 
+    Maps that exclude each other leave nothing of a product, which becomes ones and is counted.
+
     Args:
         parts: name -> config of a structurer; none of them may be signed.
         combine: ``'mean'``: any of the parts says that a position matters; ``'product'``: all of them.
         weights: by name, 1 where none is given.
         normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
+
+    Attributes:
+        counts: since it was last cleared, the ``frames`` seen, and among them those whose product was zero everywhere
+            (``constant``), which :meth:`__call__` fills.
 
     Raises:
         ValueError: no parts, an unknown combination or name, or a weight that is not positive.
@@ -52,6 +59,7 @@ class CombinedStructurer(Structurer):
             if getattr(part, 'normalize', None) == 'signed':
                 raise ConfigError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
         self.weights = {n: weights.get(n, 1.0) for n in parts}
+        self.counts: Counter[str] = Counter()
 
     @property
     def needs_prompts(self) -> bool:
@@ -69,6 +77,7 @@ class CombinedStructurer(Structurer):
     ) -> Tensor:
         maps = {n: call_structurer(part, pixels, grid, prompts, metadata) for n, part in self._parts.items()}
         for name, each in maps.items():
+            _check_finite(each, f'structurer.parts.{name}')
             if each.min() < 0:
                 raise ConfigError(f'structurer.parts.{name} is signed, and signed maps cannot be combined')
         if self.combine == 'mean':
@@ -76,6 +85,8 @@ class CombinedStructurer(Structurer):
             combined = torch.stack([self.weights[n] / total * m for n, m in maps.items()]).sum(0)
         else:
             combined = torch.stack([m ** self.weights[n] for n, m in maps.items()]).prod(0)
+        silent = combined.amax((1, 2, 3, 4)) <= 0
+        self.counts.update(frames=pixels[:, 0, :, 0, 0].numel(), constant=int(silent.sum()) * pixels.shape[2])
         return normalized(combined, self.normalize)
 
 
@@ -132,6 +143,17 @@ class BlendedStructurer(Structurer):
         metadata: Sequence[dict[str, Any]] | None = None,
     ) -> Tensor:
         maps = call_structurer(self.structurer, pixels, grid, prompts, metadata)
+        _check_finite(maps, 'structurer.structurer')
         if maps.min() < 0:
             raise ConfigError('structurer.structurer is signed, and a floor under a signed map is none')
         return self.floor + (1 - self.floor) * maps
+
+
+def _check_finite(maps: Tensor, where: str) -> None:
+    """Refuse a part's map that is not finite.
+
+    Raises:
+        ConfigError: with the config key of the part.
+    """
+    if not maps.isfinite().all():
+        raise ConfigError(f'{where} gave a map that is not finite')

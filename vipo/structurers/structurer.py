@@ -40,7 +40,7 @@ class PerceptualStructurer(Structurer):
 
     Attributes:
         counts: since it was last cleared, the ``frames`` seen, and among them those whose map was ``constant`` (no
-            preference) or ``broken`` (not finite), which :meth:`__call__` fills.
+            preference, as it is of one colour or its map is) or ``broken`` (not finite), which :meth:`__call__` fills.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -111,11 +111,12 @@ class PerceptualStructurer(Structurer):
 
     def _raw(self, pixels: Tensor, frames: list[int], grid: tuple[int, int, int]) -> Tensor:
         """Maps ``(B, F, H, W)`` of F chosen frames."""
-        features = self.dense(pixels if len(frames) == pixels.shape[2] else pixels[:, :, frames])
+        pixels = pixels if len(frames) == pixels.shape[2] else pixels[:, :, frames]
+        features = self.dense(pixels)
         maps = self.allocator(features.map, features.cls_attention)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
             maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
-        return resize_to_grid(self._fill(maps), *grid[1:], features.offset)
+        return resize_to_grid(self._fill(maps, _flat(pixels).to(maps.device)), *grid[1:], features.offset)
 
     def dense(self, pixels: Tensor) -> Features:
         """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
@@ -141,23 +142,31 @@ class PerceptualStructurer(Structurer):
         for chosen in torch.arange(batch * frames, device=pixels.device).split(self.frames_per_batch):
             yield pixels[chosen // frames, :, chosen % frames]
 
-    def _fill(self, maps: Tensor) -> Tensor:
+    def _fill(self, maps: Tensor, flat: Tensor) -> Tensor:
         """Give frames ``(B, F, h, w)`` without information the mean of the clip's others, or ones where there are none.
 
-        A constant frame says "no preference here"; at 0 it would say "learn nothing here". It does say so where the
-        allocator has all frames of a clip on one scale, unless all of them are constant.
+        Without information is a constant map, and any map of a frame that is ``flat`` ``(B, F)``: all that a backbone
+        with position embeddings finds there is its own positions. A constant frame says "no preference here"; at 0 it
+        would say "learn nothing here". It does say so where the allocator has all frames of a clip on one scale, unless
+        all of them are constant.
         """
         maps = maps.float()
         broken = ~maps.isfinite().all(-1).all(-1)
         maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
         high = maps.amax((-2, -1))
-        empty = high - maps.amin((-2, -1)) <= 1e-6 * high
+        empty = flat | (high - maps.amin((-2, -1)) <= 1e-6 * high)
         if getattr(self.allocator, 'over_clip', False):
             empty = broken | empty.all(1, keepdim=True)
         self.counts.update(frames=broken.numel(), constant=int((empty & ~broken).sum()), broken=int(broken.sum()))
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
+
+
+def _flat(pixels: Tensor) -> Tensor:
+    """Whether each frame ``(B, F)`` of pixels has one colour, to within half a step of 8 bits."""
+    span = pixels.amax((-2, -1)) - pixels.amin((-2, -1))
+    return (span <= 0.5 / 255).all(1)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

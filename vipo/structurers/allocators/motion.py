@@ -15,8 +15,8 @@ class MotionAllocator(Allocator):
 
     The energy of a frame is ``|f_t - f_(t-1)|^2 + |f_(t+1) - f_t|^2``, halved where both exist, so that nothing is
     delayed. It is scaled to [0, 1] over the whole clip: a frame in which little moves gets little. A still clip has no
-    preference anywhere, and neither has a picture. Changes of less than a thousandth of a feature vector's usual length
-    are rounding.
+    preference anywhere, and neither has a picture. Changes of less than a thousandth of what feature vectors usually
+    differ from their mean are rounding.
 
     Args:
         sigma: of a Gaussian on the patch grid, in patches; 0 for none.
@@ -36,7 +36,7 @@ class MotionAllocator(Allocator):
         energy = features.new_zeros(features[:, :, 0].shape)
         if features.shape[1] > 1:
             change = (features[:, 1:] - features[:, :-1]).square().sum(2)
-            usual = features.square().sum(2).mean((1, 2, 3), keepdim=True)
+            usual = (features - features.mean((1, 3, 4), keepdim=True)).square().sum(2).mean((1, 2, 3), keepdim=True)
             change = change * (change > 1e-6 * usual)
             energy[:, 1:] += change
             energy[:, :-1] += change
