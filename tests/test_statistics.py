@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vipo.statistics import Interval, mean_interval, paired_difference, paired_gain, seed_difference, seed_interval
+from vipo.statistics import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    paired_gain,
+    seed_difference,
+    seed_interval,
+    seed_reach,
+    widened,
+)
 
 
 def test_by_hand():
@@ -146,3 +155,23 @@ def test_one_seed_has_no_interval_over_seeds():
     with pytest.raises(ValueError, match=r'got \[2\]'):
         seed_difference({0: 1.0, 2: 1.0}, {2: 2.0, 3: 2.0})
     assert seed_difference({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0}) == Interval(1.0, 1.0, 1.0)
+
+
+def test_reach_of_seeds_is_scipys():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0, 1, 5), rng.normal(1, 0.3, 5)
+    paired = stats.ttest_rel(b, a).confidence_interval()
+    first, second = dict(enumerate(a)), dict(enumerate(b))
+    assert seed_reach(first, second) == pytest.approx((paired.high - paired.low) / 2, rel=1e-3)
+    welch = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+    # whole degrees of freedom: a little wider
+    half = (welch.high - welch.low) / 2
+    assert half <= seed_reach(first, dict(enumerate(b, 10))) < 1.1 * half
+    assert seed_reach(first, {0: 1.0}) is None
+    assert seed_reach({0: 1.0, 1: 1.0}, {2: 2.0, 3: 2.0}) == 0
+
+
+def test_widened_reaches_to_both_sides():
+    narrow = Interval(0.5, 0.4, 0.9)
+    assert widened(narrow, 0.2) == Interval(0.5, 0.3, 0.9)
+    assert widened(narrow, 0.05) == widened(narrow, None) == narrow

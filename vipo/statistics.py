@@ -141,3 +141,36 @@ def seed_difference(first: Mapping[int, float], second: Mapping[int, float]) -> 
     if len(common) < 2:
         raise ValueError(f'a difference over seeds needs two seeds that both sides have, got {common}')
     return seed_interval(np.array([second[seed] - first[seed] for seed in common]))
+
+
+def seed_reach(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """Half the width of Student's 95 % interval of the difference of two groups of runs.
+
+    Of pairs of equal seed where the groups have the same seeds, else of two independent samples (Welch 1947).
+
+    Args:
+        first, second: seed -> one number of its run.
+
+    Returns:
+        None where one of the groups has less than two seeds: nothing is known of how much another seed would differ.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    if first.keys() == second.keys():
+        pairs = seed_difference(first, second)
+        return (pairs.high - pairs.low) / 2
+    shares = [np.var(list(side.values()), ddof=1) / len(side) for side in (first, second)]
+    if not sum(shares):
+        return 0.0
+    sizes = (len(first) - 1, len(second) - 1)
+    freedom = int(sum(shares) ** 2 / sum(share**2 / size for share, size in zip(shares, sizes, strict=True)))
+    return _T95[min(max(freedom, 1), len(_T95)) - 1] * math.sqrt(sum(shares))
+
+
+def widened(interval: Interval, reach: float | None) -> Interval:
+    """An interval that reaches at least this far to both sides of its value."""
+    if reach is None:
+        return interval
+    return Interval(
+        interval.value, min(interval.low, interval.value - reach), max(interval.high, interval.value + reach)
+    )

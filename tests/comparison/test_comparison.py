@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tools import compare as tool
-from vipo.comparison import group_runs, read_run
+from vipo.comparison import charts, group_runs, read_run
 from vipo.comparison.groups import differences
 from vipo.comparison.tables import compare_results
 from vipo.engine.evaluation import Evaluation
@@ -229,3 +229,61 @@ def test_damaged_test_results(tmp_path, four):
     (four[0] / 'test' / 'iter_4' / 'per_prompt.csv').unlink()
     with pytest.raises(ConfigError, match=r'run tools/test\.py again'):
         read_run(four[0])
+
+
+def test_seeds_alone_rarely_make_a_sure_difference(tmp_path):
+    """Two groups of three seeds that differ by seed noise alone: about one interval in twenty may leave out zero."""
+    rng = np.random.default_rng(0)
+    prompts = [f'prompt {i}' for i in range(20)]
+
+    def group():
+        runs = [rng.normal(0.5, 0.05) + rng.normal(0, 0.01, len(prompts)) for _ in range(3)]
+        return [HeldOutResults(prompts, {'after/reward': run}, {}) for run in runs]
+
+    def sure(seeds):
+        cells = compare_results(['one', 'two'], [group(), group()], [[0, 1, 2], seeds]).rows[0].cells
+        assert all(cell.after.low < cell.after.value < cell.after.high for cell in cells)
+        return cells[1].difference.low > 0 or cells[1].difference.high < 0
+
+    for seeds in ([0, 1, 2], [3, 4, 5]):
+        assert np.mean([sure(seeds) for _ in range(60)]) < 0.12
+
+
+def test_a_seed_that_comes_twice_is_no_second_seed(tmp_path):
+    folders = [write_run(tmp_path / name, name[0], seed=0) for name in ('a1', 'a2', 'b1', 'b2')]
+    _, page = compare(tmp_path, *folders)
+    assert 'a has one seed' in page.text
+    assert 'b has seed 0 2 times: these runs count as one' in page.text
+
+
+def test_prompts_without_a_score_are_said_to_be_left_out(tmp_path):
+    runs = [read_run(write_run(tmp_path / name, name)) for name in ('one', 'two')]
+    runs[1].held_out.columns['after/reward'][3:6] = np.nan
+    notes = compare_results(['one', 'two'], [[run.held_out] for run in runs]).notes
+    assert [note for note in notes if 'left out' in note] == [
+        'two: 3 of 12 prompts have no reward in some run; they are left out, also of differences'
+    ]
+
+
+def test_tests_of_different_sizes_are_said_to_be(tmp_path, four):
+    for folder, count in zip(four, (4, 4, 1, 1), strict=True):
+        path = folder / 'test' / 'iter_4' / 'results.json'
+        body = json.loads(path.read_text())
+        body['about'] |= {'samples_per_prompt': count, 'weights': 'averaged'}
+        path.write_text(json.dumps(body))
+    shutil.copytree(four[0] / 'test' / 'iter_4', four[0] / 'test' / 'iter_4_old')
+    _, page = compare(tmp_path, *four)
+    assert 'the runs were tested with different samples per prompt (4, 1)' in page.text
+    assert 'different weights' not in page.text
+    assert 'has tests that are not shown, since they are of no iteration: iter_4_old' in page.text
+
+
+def test_a_run_that_ended_early_does_not_cut_its_group(tmp_path):
+    runs = [read_run(write_run(tmp_path / f'{done}', seed=done, done=done, planned=9)) for done in (9, 2)]
+    x, values = charts._curves(runs, 'reward')
+    assert x.tolist() == list(range(1, 10))
+    np.testing.assert_allclose(values[0], 0.5 + 0.1 * x)
+    np.testing.assert_allclose(values[1], [*(0.5 + 0.1 * x[:2]), *[np.nan] * 7])
+    (tmp_path / '2' / 'history.jsonl').write_text('')
+    text, _ = compare(tmp_path, tmp_path / '9', tmp_path / '2')
+    assert 'Reward of the rollouts by iteration' in text

@@ -33,9 +33,10 @@ def reward_chart(groups: Sequence[Group], stem: Path) -> str:
         x, curves = _curves(group.runs, 'reward')
         window = max(1, min(10, len(x) // 4))
         smooth = np.stack([np.convolve(c, np.ones(window) / window, mode='valid') for c in curves])
-        _band(axes, x[window - 1 :], smooth, color, group.label)
+        told = np.isfinite(smooth).any(0)
+        _band(axes, x[window - 1 :][told], smooth[:, told], color, group.label)
         if window > 1:
-            axes.plot(x, curves.mean(0), color=color, alpha=0.3, lw=0.8)
+            axes.plot(x, np.nanmean(curves, 0), color=color, alpha=0.3, lw=0.8)
     _finish(axes, 'policy iteration', 'reward of the rollouts')
     return _write(figure, stem, 'Reward of the rollouts by iteration, one line a group')
 
@@ -45,9 +46,10 @@ def held_out_chart(groups: Sequence[Group], score: str, stem: Path) -> str:
     figure, axes = _figure(4.7, 2.9)
     for color, group in zip(COLORS * len(groups), groups, strict=False):
         means = [{n: e.means().get(score) for n, e in run.evaluations.items()} for run in group.runs]
-        x = [n for n in means[0] if all(m.get(n) is not None for m in means)]
+        x = sorted({n for m in means for n, value in m.items() if value is not None})
         if x:
-            _band(axes, np.array(x), np.array([[m[n] for n in x] for m in means]), color, group.label, 'o-')
+            values = np.array([[np.nan if m.get(n) is None else m[n] for n in x] for m in means])
+            _band(axes, np.array(x), values, color, group.label, 'o-')
     _finish(axes, 'policy iteration', f'held-out {score}', legend=len(groups) <= _IN_SMALL)
     return _write(figure, stem, f'Held-out {score} by iteration, one line a group')
 
@@ -56,7 +58,7 @@ def log_chart(groups: Sequence[Group], key: str, stem: Path) -> str:
     """A logged quantity of the update by iteration."""
     figure, axes = _figure(4.7, 2.9)
     for color, group in zip(COLORS * len(groups), groups, strict=False):
-        if all(key in record for run in group.runs for record in run.history):
+        if any(run.history for run in group.runs) and all(key in r for run in group.runs for r in run.history):
             _band(axes, *_curves(group.runs, key), color, group.label)
     axes.set_ylim(0, None)
     _finish(axes, 'policy iteration', key.replace('_', ' '), legend=len(groups) <= _IN_SMALL)
@@ -90,16 +92,19 @@ def phase_seconds(group: Group, phase: str) -> float:
 
 
 def _curves(runs: Sequence[Run], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations that all runs have done ``(n,)``, and the values of each run ``(S, n)``."""
-    length = min(len(run.history) for run in runs)
-    x = np.array([record['iteration'] for record in runs[0].history[:length]])
-    return x, np.array([[record[key] for record in run.history[:length]] for run in runs])
+    """Iterations that any run has done ``(n,)``, and the values of each run ``(S, n)``, NaN after its last one."""
+    begun = [run.history for run in runs if run.history]
+    longest = max(begun, key=len)
+    values = np.full((len(begun), len(longest)), np.nan)
+    for row, history in zip(values, begun, strict=True):
+        row[: len(history)] = [record[key] for record in history]
+    return np.array([record['iteration'] for record in longest]), values
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str, style: str = '-') -> None:
     if len(values) > 1:
-        axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.18, lw=0)
-    axes.plot(x, values.mean(0), style, color=color, lw=1.8, ms=4, label=label)
+        axes.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.18, lw=0)
+    axes.plot(x, np.nanmean(values, 0), style, color=color, lw=1.8, ms=4, label=label)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,8 +14,10 @@ from markupsafe import Markup
 from vipo.comparison import charts
 from vipo.comparison.gallery import build_gallery, data_uri, write_sheet
 from vipo.comparison.groups import Group, differences
+from vipo.comparison.runs import Run
 from vipo.comparison.tables import Comparison, Row, compare_results
 from vipo.engine.checkpoint import write_atomically
+from vipo.engine.results import HeldOutResults
 from vipo.statistics import Interval, fixed
 
 #: Logged quantities of the update that get a chart where the runs have them.
@@ -53,8 +54,8 @@ def write_report(groups: Sequence[Group], folder: Path, command: str, pictures: 
         groups=groups,
         colors=[charts.COLORS[i % len(charts.COLORS)] for i in range(len(groups))],
         notes=[(run.folder.name, note) for group in groups for run in group.runs for note in run.notes],
-        evaluated=_compared(groups, [[run.held_out for run in group.runs if run.held_out] for group in groups]),
-        tested=_compared(groups, [[run.tested for run in group.runs if run.tested] for group in groups]),
+        evaluated=_compared(groups, lambda run: run.held_out),
+        tested=_compared(groups, lambda run: run.tested),
         some_tested=any(run.tested for group in groups for run in group.runs),
         figures=figures,
         gallery=gallery,
@@ -72,7 +73,7 @@ def write_report(groups: Sequence[Group], folder: Path, command: str, pictures: 
 
 def _figures(groups: Sequence[Group], folder: Path) -> dict[str, Markup]:
     """Name -> SVG, in the order of the page."""
-    begun = [group for group in groups if all(run.history for run in group.runs)]
+    begun = [group for group in groups if any(run.history for run in group.runs)]
     if not begun:
         return {}
     found = {'rollouts': charts.reward_chart(begun, folder / 'rollouts')}
@@ -88,13 +89,17 @@ def _figures(groups: Sequence[Group], folder: Path) -> dict[str, Markup]:
     return {name: Markup(svg) for name, svg in found.items()}  # written by matplotlib, which escapes
 
 
-def _compared(groups: Sequence[Group], results: list[list[Any]]) -> tuple[list[Group], Comparison] | None:
+def _compared(
+    groups: Sequence[Group], results: Callable[[Run], HeldOutResults | None]
+) -> tuple[list[Group], Comparison] | None:
     """The groups that have results, and how they compare; None where no group has any."""
-    kept = [(group, found) for group, found in zip(groups, results, strict=True) if found]
+    found = [[(run.seed, of) for run in group.runs if (of := results(run)) is not None] for group in groups]
+    kept = [(group, of) for group, of in zip(groups, found, strict=True) if of]
     if not kept:
         return None
     labels = [group.label for group, _ in kept]
-    comparison = compare_results(labels, [found for _, found in kept])
+    by_group = [tuple(zip(*of, strict=True)) for _, of in kept]
+    comparison = compare_results(labels, [list(of) for _, of in by_group], [list(seeds) for seeds, _ in by_group])
     for group, found in kept:
         if len(found) < len(group.runs):
             comparison.notes.append(f'{group.label}: {len(found)} of {len(group.runs)} runs have these results')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -178,17 +179,17 @@ def _read_maps(path: Path) -> np.ndarray:
 
 
 def _read_test(run: Run) -> None:
-    found = sorted(
-        (path.parent for path in (run.folder / 'test').glob('iter_*/results.json')),
-        key=lambda p: int(p.name.removeprefix('iter_')),
-    )
+    folders = sorted(path.parent for path in (run.folder / 'test').glob('*/results.json'))
+    found = {int(number[1]): path for path in folders if (number := re.fullmatch(r'iter_(\d+)', path.name))}
+    if others := [path.name for path in folders if path not in found.values()]:
+        run.notes.append(f'has tests that are not shown, since they are of no iteration: {", ".join(others)}')
     if not found:
         return
-    run.tested_folder = found[-1]
+    number = max(found)
+    run.tested_folder = found[number]
     try:
-        run.tested = HeldOutResults.load(found[-1])
+        run.tested = HeldOutResults.load(run.tested_folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    number = int(found[-1].name.removeprefix('iter_'))
     if number != run.planned:
         run.notes.append(f'was tested after iteration {number} of {run.planned}')

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vipo.engine.results import SINGLE, HeldOutResults
-from vipo.statistics import Interval, mean_interval, paired_difference
+from vipo.statistics import Interval, mean_interval, paired_difference, seed_interval, seed_reach, widened
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,20 @@ class Comparison:
         return [row for row in self.rows if row.kind == kind]
 
 
-def compare_results(labels: list[str], groups: list[list[HeldOutResults]]) -> Comparison:
+def compare_results(
+    labels: list[str], groups: list[list[HeldOutResults]], seeds: list[list[int]] | None = None
+) -> Comparison:
     """Compare groups of runs; the first is what the others are compared with.
+
+    Intervals are of a bootstrap over prompts and runs. One of few runs is too narrow, so with several seeds they are at
+    least as wide as Student's over seeds, pair by pair where two groups have the same seeds.
 
     Args:
         labels: of the groups.
         groups: of each the results of its runs, none of them empty.
+        seeds: of each the seeds of these runs; without them all of a group are different.
     """
+    seeds = [list(range(len(group))) for group in groups] if seeds is None else seeds
     everyone = [result for group in groups for result in group]
     notes, common = _common_prompts(everyone)
     if not common[0].size:
@@ -104,11 +112,12 @@ def compare_results(labels: list[str], groups: list[list[HeldOutResults]]) -> Co
             comparable = i > 0 and same and after[0] is not None and values is not None
             cells.append(
                 Cell(
-                    before=_mean(before[i]),
-                    after=_mean(values),
-                    difference=_difference(after[0], values) if comparable else None,
+                    before=_mean(before[i], seeds[i]),
+                    after=_mean(values, seeds[i]),
+                    difference=_difference(after[0], values, seeds[0], seeds[i]) if comparable else None,
                 )
             )
+        notes += _left_out(measure, after, labels)
         row = Row(measure, cells)
         spans = [x for cell in cells for x in (cell.after, cell.difference) if x is not None]
         row.decimals = max((x.decimals for x in spans), default=3)
@@ -116,9 +125,12 @@ def compare_results(labels: list[str], groups: list[list[HeldOutResults]]) -> Co
             (abs(b) for c in cells if c.difference for b in (c.difference.low, c.difference.high)), default=0
         )
         rows.append(row)
-    for label, group in zip(labels, groups, strict=True):
-        if len(group) == 1 and len(groups) > 1:
+    for label, own in zip(labels, seeds, strict=True):
+        if len(set(own)) == 1 and len(groups) > 1:
             notes.append(f'{label} has one seed: its intervals know nothing of how much another seed would differ')
+        for seed, count in Counter(own).items():
+            if count > 1:
+                notes.append(f'{label} has seed {seed} {count} times: these runs count as one')
     return Comparison(rows, int(common[0].size), notes)
 
 
@@ -148,6 +160,10 @@ def _common_prompts(results: list[HeldOutResults]) -> tuple[list[str], list[np.n
         notes.append(
             f'evaluation.{" and evaluation.".join(changed)} differ between the runs, which moves scores by itself'
         )
+    for key, what in (('samples_per_prompt', 'samples per prompt'), ('weights', 'weights')):
+        values = dict.fromkeys(str(result.about[key]) for result in results if key in result.about)
+        if len(values) > 1:
+            notes.append(f'the runs were tested with different {what} ({", ".join(values)})')
     moved = common and any((index != indices[0]).any() for index in indices)
     if moved or 'seed' in changed:
         notes.append('the noise of a prompt differs between the runs: pairs are of equal prompts, not of equal seeds')
@@ -169,10 +185,41 @@ def _stack(group: list[tuple[HeldOutResults, np.ndarray]], column: str) -> np.nd
     return np.stack([result.columns[column][index] for result, index in group])
 
 
-def _mean(values: np.ndarray | None) -> Interval | None:
-    return mean_interval(values) if values is not None and np.isfinite(values).all(axis=0).any() else None
+def _left_out(measure: str, values: list[np.ndarray | None], labels: list[str]) -> list[str]:
+    """What to say of prompts that have no score in some run; of a part the whole score says it."""
+    if '/' in measure:
+        return []
+    notes = []
+    for label, of in zip(labels, values, strict=True):
+        if of is not None and (missing := int((~np.isfinite(of).all(axis=0)).sum())):
+            some = f'{missing} of {of.shape[1]} prompts have no {measure} in some run'
+            notes.append(f'{label}: {some}; they are left out, also of differences')
+    return notes
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> Interval | None:
+def _mean(values: np.ndarray | None, seeds: Sequence[int]) -> Interval | None:
+    if values is None or not (keep := np.isfinite(values).all(axis=0)).any():
+        return None
+    found, of = mean_interval(values), _by_seed(values[:, keep], seeds)
+    if len(of) < 2:
+        return found
+    student = seed_interval(np.array(list(of.values())))
+    return widened(found, (student.high - student.low) / 2)
+
+
+def _difference(
+    first: np.ndarray, second: np.ndarray, first_seeds: Sequence[int], second_seeds: Sequence[int]
+) -> Interval | None:
     both = np.isfinite(first).all(axis=0) & np.isfinite(second).all(axis=0)
-    return paired_difference(first, second) if both.any() else None
+    if not both.any():
+        return None
+    reach = seed_reach(_by_seed(first[:, both], first_seeds), _by_seed(second[:, both], second_seeds))
+    return widened(paired_difference(first, second), reach)
+
+
+def _by_seed(values: np.ndarray, seeds: Sequence[int]) -> dict[int, float]:
+    """Seed -> mean over prompts and its runs."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for seed, run in zip(seeds, values, strict=True):
+        found[seed].append(run.mean())
+    return {seed: float(np.mean(means)) for seed, means in found.items()}
