@@ -99,8 +99,10 @@ class Results:
     def has(self, variant: str) -> bool:
         return any(name == variant for name, _ in self._changes)
 
-    def seeds(self, variant: str) -> list[int]:
-        return sorted({seed for (name, _), of in self._changes.items() if name == variant for seed in of})
+    def seeds(self, variant: str, measure: str | None = None) -> list[int]:
+        """Of a variant, or of one measure of it, which may have been added when some runs had been tested."""
+        found = (of for (name, what), of in self._changes.items() if name == variant and measure in (None, what))
+        return sorted({seed for of in found for seed in of})
 
     def change(self, variant: str, measure: str) -> Interval | None:
         """Mean over seeds with its interval over seeds; of a single one, its own over prompts."""
@@ -199,9 +201,13 @@ def _table(
 ) -> list[str]:
     lines = [f'| variant | seeds | {" | ".join(columns.values())} |', f'| --- | --- |{" --- |" * len(columns)}']
     for name in names:
-        cells = [_cell(results.change(name, measure), _sign(measure)) for measure in columns]
+        seeds = results.seeds(name)
+        cells = []
+        for measure in columns:
+            cell, count = _cell(results.change(name, measure), _sign(measure)), len(results.seeds(name, measure))
+            cells.append(f'{cell}, {count} of {len(seeds)} seeds' if 0 < count < len(seeds) else cell)
         title = f'`{name}`' if titles is None else f'{titles[name]} (`{name}`)'
-        lines.append(f'| {title} | {len(results.seeds(name))} | {" | ".join(cells)} |')
+        lines.append(f'| {title} | {len(seeds)} | {" | ".join(cells)} |')
     return lines
 
 
@@ -238,22 +244,31 @@ def _forest(results: Results, names: Sequence[str], section: str, path: Path) ->
     )
     for (row, change), line in zip(rows.items(), panels, strict=True):
         for axes, (measure, heading) in zip(line, columns.items(), strict=True):
-            _points(axes, [change(name, measure) for name in names])
+            signed = change != results.change or _sign(measure) == '+'
+            single = [change == results.change and len(results.seeds(name, measure)) == 1 for name in names]
+            _points(axes, [change(name, measure) for name in names], signed, single)
             axes.set_yticks(range(len(names)), names if axes is line[0] else [''] * len(names))
             axes.set_title(heading if row == 'change by training' else row, fontsize=10)
-    legend = 'change by training, 95 % intervals over seeds; orange excludes 0'
+    legend = 'change by training, 95 % intervals over seeds; orange excludes 0; hollow: one seed'
     figure.suptitle(f'{title[0].upper()}{title[1:]} ({legend})', fontsize=10)
     figure.savefig(path, dpi=110, metadata={'Software': None})
     return path
 
 
-def _points(axes: Axes, intervals: Sequence[Interval | None]) -> None:
-    """Means and intervals, one below the other."""
-    for place, x in enumerate(intervals):
-        if x is not None:
-            color = COLORS[1] if x.low > 0 or x.high < 0 else COLORS[0]
+def _points(axes: Axes, intervals: Sequence[Interval | None], signed: bool, single: Sequence[bool]) -> None:
+    """Means and intervals, one below the other.
+
+    Args:
+        signed: whether it can be below zero, so that an interval above it says something.
+        single: those of one seed, which have no interval over seeds and are drawn hollow.
+    """
+    for place, (x, hollow) in enumerate(zip(intervals, single, strict=True)):
+        if x is None:
+            continue
+        color = COLORS[1] if signed and not hollow and (x.low > 0 or x.high < 0) else COLORS[0]
+        if not hollow:
             axes.plot([x.low, x.high], [place, place], color=color, lw=1.6)
-            axes.plot(x.value, place, 'o', color=color, ms=5)
+        axes.plot(x.value, place, 'o', color=color, ms=5, mfc='white' if hollow else color)
     axes.set_ylim(len(intervals) - 0.5, -0.5)
     axes.axvline(0, color='#999999', lw=0.8)
     axes.tick_params(labelsize=8)
