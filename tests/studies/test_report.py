@@ -10,8 +10,9 @@ from PIL import Image
 from tests.engine.conftest import ROOT
 from tools import study_signal
 from tools.studies.collect import CURVE, RESULTS
-from tools.studies.report import BEGIN, END, Results, write_report
+from tools.studies.report import BEGIN, END, Results, _outlier, write_report
 from tools.study import main
+from vipo.statistics import Interval
 
 #: Changes by seed, of two variants.
 REWARD = {'grpo': (0.1, 0.2, 0.3), 'vipo': (0.3, 0.4, 0.6)}
@@ -88,6 +89,15 @@ def test_words_around_the_tables_stay(folder):
     page.write_text('# no marks')
     assert main(['--report', '--out', str(folder)]) == 2
     assert page.read_text() == '# no marks'
+
+
+def test_one_line_far_from_all_others_is_found():
+    def lines(*values):
+        return [None if value is None else Interval(value, value - 0.1, value + 0.1) for value in values]
+
+    assert _outlier(lines(0.0, 0.3, None, -8.0, 0.2)) == 3
+    assert _outlier(lines(0.0, 0.3, 0.9, 0.2)) is None
+    assert _outlier(lines(0.0, 8.0, 0.3)) is None, 'of three, which one is far?'
 
 
 def test_figures_are_the_same_every_time(folder):

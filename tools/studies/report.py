@@ -262,18 +262,42 @@ def _points(axes: Axes, intervals: Sequence[Interval | None], signed: bool, sing
         signed: whether it can be below zero, so that an interval above it says something.
         single: those of one seed, which have no interval over seeds and are drawn hollow.
     """
+    away = _outlier(intervals)
     for place, (x, hollow) in enumerate(zip(intervals, single, strict=True)):
-        if x is None:
+        if x is None or place == away:
             continue
         color = COLORS[1] if signed and not hollow and (x.low > 0 or x.high < 0) else COLORS[0]
         if not hollow:
             axes.plot([x.low, x.high], [place, place], color=color, lw=1.6)
         axes.plot(x.value, place, 'o', color=color, ms=5, mfc='white' if hollow else color)
+    if away is not None:
+        beyond = intervals[away]
+        left = beyond.value < np.median([x.value for x in intervals if x is not None])
+        edge, side = (0.0, 'left') if left else (1.0, 'right')
+        words = f'   {beyond.value:+.2g}' if left else f'{beyond.value:+.2g}   '
+        axes.text(edge, away, words, transform=axes.get_yaxis_transform(), ha=side, va='center', fontsize=8)
+        axes.plot(
+            edge, away, '<' if left else '>', transform=axes.get_yaxis_transform(), color=COLORS[1], clip_on=False
+        )
     axes.set_ylim(len(intervals) - 0.5, -0.5)
     axes.axvline(0, color='#999999', lw=0.8)
     axes.tick_params(labelsize=8)
     axes.locator_params(axis='x', nbins=4)
     axes.grid(axis='x', alpha=0.3)
+
+
+def _outlier(intervals: Sequence[Interval | None], factor: float = 4.0) -> int | None:
+    """The line without which the others need less than a ``factor``-th of the width; None where there is none."""
+
+    def width(left_out: int | None) -> float:
+        kept = [x for i, x in enumerate(intervals) if x is not None and i != left_out]
+        return max(x.high for x in kept) - min(x.low for x in kept) if kept else 0.0
+
+    told = [i for i, x in enumerate(intervals) if x is not None]
+    if len(told) < 4:
+        return None
+    found = min(told, key=width)
+    return found if width(None) > factor * width(found) else None
 
 
 def _overview(results: Results, path: Path) -> Path:
@@ -282,14 +306,20 @@ def _overview(results: Results, path: Path) -> Path:
     figure, panels = _figure(5.2 * len(below), 4.2, 1, len(below))
     names = [v.name for v in VARIANTS if v.section not in _OTHER_REWARDS and results.has(v.name)]
     for axes, (measure, heading) in zip(panels[0], below.items(), strict=True):
-        for name in sorted(names, key=lambda name: name in OVERVIEW):
-            x, y = results.change(name, 'reward'), results.change(name, measure)
-            if x is None or y is None:
-                continue
+        points = {name: [results.change(name, 'reward'), results.change(name, measure)] for name in names}
+        points = {name: xy for name, xy in points.items() if None not in xy}
+        # One that is far from all others would leave no room for them.
+        far = {list(points)[i] for axis in (0, 1) if (i := _outlier([xy[axis] for xy in points.values()])) is not None}
+        if far:
+            said = ', '.join(f'{n}: {points[n][0].value:+.2g}, {points[n][1].value:+.2g}' for n in sorted(far))
+            axes.text(0.02, 0.02, f'outside: {said}', transform=axes.transAxes, fontsize=8)
+        for name in sorted(points.keys() - far, key=lambda name: (name in OVERVIEW, names.index(name))):
+            x, y = points[name]
             color = COLORS[OVERVIEW.index(name) % len(COLORS)] if name in OVERVIEW else '#bbbbbb'
             if len(results.seeds(name)) >= _ENOUGH:
-                axes.plot([x.low, x.high], [y.value, y.value], color=color, lw=1.2)
-                axes.plot([x.value, x.value], [y.low, y.high], color=color, lw=1.2)
+                lines = {'color': color, 'lw': 1.2 if name in OVERVIEW else 0.5}
+                axes.plot([x.low, x.high], [y.value, y.value], **lines)
+                axes.plot([x.value, x.value], [y.low, y.high], **lines)
             label = name if name in OVERVIEW else None
             axes.plot(x.value, y.value, 'o', color=color, ms=6 if label else 4, label=label)
         _finish(axes, 'trained reward, change', heading)
