@@ -14,7 +14,7 @@ RUN = {name(page): page for page in PAGES if any(block.mark == 'run' for block i
 
 
 def test_there_are_pages_with_commands_to_run():
-    assert {'docs/extend.md', 'docs/quick-start.md'} <= set(RUN)
+    assert {'README.md', 'docs/extend.md', 'docs/quick-start.md'} <= set(RUN)
 
 
 @pytest.mark.slow

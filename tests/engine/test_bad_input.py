@@ -254,18 +254,6 @@ def test_raising_reward_stops_naming_sample_prompt_and_reward(cfg):
 
 
 OWN = {
-    'backbone': """import torch
-from vipo.registry import BACKBONES
-from vipo.structurers.backbones import Backbone, Features
-
-
-@BACKBONES.register_module()
-class ColorBackbone(Backbone):
-    \"\"\"Mean colour of 4 x 4 blocks.\"\"\"
-
-    def __call__(self, pixels):
-        return Features(torch.nn.functional.avg_pool2d(pixels, 4))
-""",
     'allocator': """from vipo.registry import ALLOCATORS
 from vipo.structurers import Allocator
 
@@ -282,7 +270,7 @@ class ContrastAllocator(Allocator):
 
 @pytest.mark.parametrize('part', OWN)
 def test_own_part_by_decorator_beside_the_config(part, tmp_path, capsys):
-    """As the README shows it: a file, a decorator, two lines of config."""
+    """A file, a decorator, two lines of config; that of the README's backbone is run by tests/docs/test_commands.py."""
     (tmp_path / f'my_{part}_for_test.py').write_text(OWN[part])
     name = OWN[part].partition('class ')[2].partition('(')[0]
     base = ROOT / 'configs' / 'vipo_tiny_sd3.py'
