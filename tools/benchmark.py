@@ -1,6 +1,7 @@
 """Measure where the time of a policy iteration goes, and how much signal there is in its gradient.
 
     python tools/benchmark.py loop configs/vipo_tiny_sd3.py --iterations 3
+    python tools/benchmark.py loop configs/vipo_flux_hps_lora.py --random --cfg-options batch.prompts_per_iteration=2
     python tools/benchmark.py signal configs/vipo_tiny_sd3.py --iterations 6
 
 ``loop`` runs the real training loop with timers around every forward pass of a model and every backward pass, and
@@ -88,8 +89,13 @@ class ModelTimer:
         return time.perf_counter()
 
 
-def benchmark_loop(config: str, iterations: int, options: dict[str, Any]) -> dict[str, float]:
-    """Seconds per iteration by model, and the share of everything else."""
+def benchmark_loop(config: str, iterations: int, options: dict[str, Any], random: bool = False) -> dict[str, float]:
+    """Seconds per iteration by model, and the share of everything else.
+
+    Args:
+        random: weights, see :mod:`tools.benchmarks.random_weights`.
+    """
+    from tools.benchmarks.random_weights import randomize
     from vipo.engine.config import override, read_config
     from vipo.engine.runner import build_runner
 
@@ -98,6 +104,8 @@ def benchmark_loop(config: str, iterations: int, options: dict[str, Any]) -> dic
     cfg.train_cfg.max_iters = iterations + 1
     cfg.evaluation = None
     cfg.work_dir = tempfile.mkdtemp(prefix='vipo_benchmark_')
+    if random:
+        randomize(cfg, Path(cfg.work_dir))
     runner = build_runner(cfg)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     timer = ModelTimer()
@@ -130,6 +138,7 @@ def benchmark_loop(config: str, iterations: int, options: dict[str, Any]) -> dic
         result['map, beside its backbone'] = stage - result['backbone']
     result['everything else'] = total - sum(result.values())
     result['total'] = total
+    result['of it the map stage'] = stage
     return result
 
 
@@ -195,13 +204,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('config')
     parser.add_argument('--iterations', type=int, default=3)
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
+    parser.add_argument(
+        '--random', action='store_true', help='of loop: models of full size with random weights, and a reward for free'
+    )
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
     sys.path.insert(0, str(Path(args.config).resolve().parent))
     if args.what == 'loop':
-        result = benchmark_loop(args.config, args.iterations, args.cfg_options)
+        result = benchmark_loop(args.config, args.iterations, args.cfg_options, args.random)
         for name, seconds in result.items():
-            print(f'{name:24s} {seconds:8.3f} s  {seconds / result["total"]:6.1%}')
+            print(f'{name:24s} {seconds:8.3f} s  {seconds / result["total"]:7.2%}')
     else:
         result = benchmark_signal(args.config, max(3, args.iterations), args.cfg_options)
         for name, value in result.items():

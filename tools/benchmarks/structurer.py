@@ -23,14 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.benchmarks.random_weights import DINOV2_SIZES, random_dinov2
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from vipo.structurers.backbones import DINOv2Backbone
 
-#: Width and depth of facebook/dinov2-small and so on.
-_SIZES = {'small': (384, 12), 'base': (768, 12), 'large': (1024, 24)}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--width', type=int, default=416)
     parser.add_argument('--stride', type=int, nargs=2, default=(4, 8), help='of the autoencoder, in time and space')
     parser.add_argument('--backbone', help='a DINOv2 checkpoint in place of random weights')
-    parser.add_argument('--size', choices=_SIZES, default='small', help='of a DINOv2 with random weights')
+    parser.add_argument('--size', choices=DINOV2_SIZES, default='small', help='of a DINOv2 with random weights')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
@@ -237,7 +237,7 @@ def main(argv: list[str]) -> None:
     grid = (args.frames - 1) // time_stride + 1, args.height // stride, args.width // stride
     pixels = scenes(args.samples, args.frames, args.height, args.width).to(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = args.backbone or _random(args.size, folder)
+        checkpoint = args.backbone or random_dinov2(args.size, folder)
         backbone, half = (DINOv2Backbone(checkpoint, device=args.device, dtype=d) for d in ('float32', 'bfloat16'))
         results = benchmark(backbone, half, pixels, grid, args.repeats)
     threads = torch.get_num_threads()
@@ -249,17 +249,3 @@ def main(argv: list[str]) -> None:
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + '\n')
         print(f'figures in {args.out}')
-
-
-def _random(size: str, folder: str) -> str:
-    """A DINOv2 of a published size with random weights."""
-    import torch
-    from transformers import Dinov2Config, Dinov2Model
-
-    width, depth = _SIZES[size]
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // 64, image_size=518, patch_size=14
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    return folder
