@@ -8,12 +8,12 @@ from tests.engine.conftest import ROOT
 from tools.studies.collect import RESULTS
 from tools.studies.report import Results
 from tools.studies.variants import VARIANTS
-from tools.studies.verdicts import VERDICTS, Evidence, verdict_table
+from tools.studies.verdicts import DEFAULTS, VERDICTS, Evidence, verdict_table
 
 SHIPPED = ROOT / 'docs' / 'study' / 'results.csv'
 
 
-@pytest.mark.parametrize('verdict', VERDICTS, ids=lambda verdict: verdict.question)
+@pytest.mark.parametrize('verdict', [*VERDICTS, *DEFAULTS], ids=lambda verdict: verdict.question)
 def test_shipped_results_show_what_is_answered(verdict):
     results = Results(SHIPPED)
     for evidence in verdict.evidence:
@@ -45,7 +45,8 @@ def test_the_sign_decides(results):
 
 
 def test_table_has_the_numbers(results):
-    lines = verdict_table(results)
+    lines = verdict_table(results, VERDICTS, 'question', 'answer')
+    assert lines[0].startswith('| question | answer |')
     assert len(lines) == 2 + len(VERDICTS)
     assert all(line.count('|') == 4 for line in lines)
     assert '`vipo` less `grpo`, trained reward: +0.025 (+0.013 to +0.037)' in lines[2]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.studies.variants import SECTIONS, VARIANTS
-from tools.studies.verdicts import verdict_table
+from tools.studies.verdicts import DEFAULTS, VERDICTS, verdict_table
 from vipo.comparison.charts import COLORS
 from vipo.statistics import Interval, seed_difference, seed_interval
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEGIN, END = '<!-- study: begin -->', '<!-- study: end -->'
-#: Around the answers, on a page that has these marks.
-VERDICT_MARKS = '<!-- verdicts: begin -->', '<!-- verdicts: end -->'
+#: On a page that has a mark of this name, what goes between it and its end, and the headings.
+VERDICT_TABLES = {'verdicts': (VERDICTS, 'question', 'answer'), 'defaults': (DEFAULTS, 'default', 'why')}
 #: Measure -> its heading, in the order of the columns.
 MEASURES = {
     'reward': 'trained reward',
@@ -61,7 +61,7 @@ CLIP = {
 _OTHER_REWARDS = {'d': RED, 'h': FIT}
 #: What the runs of a section are compared with, a table for each.
 REFERENCES = {
-    'a': ('grpo',),
+    'a': ('grpo', 'vipo'),
     'b': ('vipo',),
     'd': ('red_grpo',),
     'e': ('grpo', 'oracle_background'),
@@ -161,8 +161,10 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
             lines += ['![Redness and what it costs, by iteration](redness.png)', '']
     page = folder / 'README.md'
     replace_between(page, lines, '# The study')
-    if VERDICT_MARKS[0] in page.read_text(encoding='utf-8'):
-        replace_between(page, ['', *verdict_table(results), ''], '# The study', VERDICT_MARKS)
+    for name, content in VERDICT_TABLES.items():
+        marks = f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
+        if marks[0] in page.read_text(encoding='utf-8'):
+            replace_between(page, ['', *verdict_table(results, *content), ''], '# The study', marks)
     if front is not None:
         columns = {measure: MEASURES[measure] for measure in _FRONT_MEASURES}
         names = [name for name in FRONT if results.has(name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -152,10 +153,56 @@ VERDICTS = (
 )
 
 
-def verdict_table(results: Results) -> list[str]:
-    """The questions as a table in Markdown."""
-    lines = ['| question | answer | differences, seed by seed |', '| --- | --- | --- |']
-    for verdict in VERDICTS:
+#: A shipped default -> why it is that, against what else was tried.
+DEFAULTS = (
+    Verdict(
+        '`structurer.allocator.orientation=center`',
+        "The paper's code leaves the sign to chance, and the objects gain less.",
+        (_judge('vipo_as_computed', '-', 'vipo'), _shape('vipo_as_computed', '-', 'vipo')),
+    ),
+    Verdict(
+        '`structurer.normalize=mean`',
+        "The paper's [0, 1] gains no more of anything, and less shape.",
+        (_reward('vipo_minmax', '=', 'vipo', margin=0.002), _shape('vipo_minmax', '-', 'vipo')),
+    ),
+    Verdict(
+        '`structurer.allocator.sigma=1.0`',
+        "The paper's. Sharper maps do less for the objects; smoother ones trade nothing measurable for more reward "
+        'in the background, on a grid of 16 patches a side, where 2 patches are much.',
+        (_judge('vipo_sigma0', '-', 'vipo'), _reward('vipo_sigma2', '+', 'vipo')),
+    ),
+    Verdict(
+        '`structurer.allocator.components=3`, `combine=variance`',
+        "The paper's. Five are alike; one loses reward; equal weights gain reward and move the background.",
+        (
+            _judge('vipo_k5', '=', 'vipo', margin=0.003),
+            _reward('vipo_first', '-', 'vipo'),
+            _reward('vipo_average', '+', 'vipo'),
+            _background('vipo_average', '+', 'vipo'),
+        ),
+    ),
+    Verdict(
+        '`advantage.map_on=advantage`',
+        "The paper's. On the reward the map ruins the generator.",
+        (_reward('vipo_on_reward', '-', 'vipo'),),
+    ),
+    Verdict(
+        'A backbone for the map, not the reward',
+        "Maps of the reward's own tower or gradient gain more reward and less shape: for a reward that is trusted.",
+        (
+            _reward('vipo_attribution', '+', 'vipo'),
+            _shape('vipo_attribution', '-', 'vipo'),
+            _reward('vipo_reward_tower', '+', 'vipo'),
+            _shape('vipo_reward_tower', '-', 'vipo'),
+        ),
+    ),
+)
+
+
+def verdict_table(results: Results, verdicts: Sequence[Verdict], *heads: str) -> list[str]:
+    """Questions or defaults as a table in Markdown, whose first two columns have these headings."""
+    lines = [f'| {" | ".join(heads)} | differences, seed by seed |', '| --- | --- | --- |']
+    for verdict in verdicts:
         evidence = '<br>'.join(x.describe(results) for x in verdict.evidence)
         lines.append(f'| {verdict.question} | {verdict.answer} | {evidence} |')
     return lines
