@@ -89,7 +89,7 @@ class ModelTimer:
         return time.perf_counter()
 
 
-def benchmark_loop(config: str, iterations: int, options: dict[str, Any], random: bool = False) -> dict[str, float]:
+def benchmark_loop(config: str, iterations: int, options: dict[str, Any], random: bool = False) -> dict[str, Any]:
     """Seconds per iteration by model, and the share of everything else.
 
     Args:
@@ -140,6 +140,17 @@ def benchmark_loop(config: str, iterations: int, options: dict[str, Any], random
     result['total'] = total
     result['of it the map stage'] = stage
     return result
+
+
+def most_memory() -> dict[str, Any]:
+    """Which GPU this is and the most that was allocated on it, printed too; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    name, gib = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated() / 2**30
+    print(f'most memory {gib:.1f} GiB, on {name}')
+    return {'gpu': name, 'most memory, GiB': gib}
 
 
 class _Discard:
@@ -214,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         result = benchmark_loop(args.config, args.iterations, args.cfg_options, args.random)
         for name, seconds in result.items():
             print(f'{name:24s} {seconds:8.3f} s  {seconds / result["total"]:7.2%}')
+        result |= most_memory()
     else:
         result = benchmark_signal(args.config, max(3, args.iterations), args.cfg_options)
         for name, value in result.items():

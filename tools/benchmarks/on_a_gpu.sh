@@ -18,12 +18,12 @@ step() { # NAME SECONDS COMMAND...: its output to NAME.log and here; one that fa
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | tee "$out/machine.log"
 one_prompt=(batch.prompts_per_iteration=1 batch.updates_per_iteration=1)
-step tests 150 python -m pytest -q tests/gpu
 step structurer 60 python tools/benchmark.py structurer --device cuda --size large --out "$out/structurer.json"
 step flux 180 python tools/benchmark.py loop configs/vipo_flux_hps_lora.py --random --iterations 1 \
     --out "$out/flux.json" --cfg-options "${one_prompt[@]}" batch.micro_batch_size=4
-step wan 180 python tools/benchmark.py loop configs/vipo_wan_videoalign_lora.py --random --iterations 1 \
+step wan 200 python tools/benchmark.py loop configs/vipo_wan_videoalign_lora.py --random --iterations 1 \
     --out "$out/wan.json" --cfg-options "${one_prompt[@]}"
+step tests 180 python -m pytest -q -n 4 tests/gpu
 step generators 120 python tools/benchmark.py generators --config configs/vipo_sd35_hps.py --init random \
     --samples 4 --steps 6 --repeats 2 --out "$out/generators.json"
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }
