@@ -65,7 +65,7 @@ REFERENCES = {
     'b': ('vipo',),
     'd': ('red_grpo',),
     'e': ('grpo', 'oracle_background'),
-    'f': ('grpo',),
+    'f': ('vipo', 'grpo'),
     'g': ('grpo', 'grpo_lr_half'),
     'h': ('fit_grpo',),
 }
@@ -249,6 +249,7 @@ def _forest(results: Results, names: Sequence[str], section: str, path: Path) ->
             signed = change != results.change or _sign(measure) == '+'
             single = [change == results.change and len(results.seeds(name, measure)) == 1 for name in names]
             _points(axes, [change(name, measure) for name in names], signed, single)
+            axes.set_visible(any(change(name, measure) for name in names))
             axes.set_yticks(range(len(names)), names if axes is line[0] else [''] * len(names))
             axes.set_title(heading if row == 'change by training' else row, fontsize=10)
     legend = 'change by training, 95 % intervals over seeds; orange excludes 0; hollow: one seed'
@@ -265,10 +266,14 @@ def _points(axes: Axes, intervals: Sequence[Interval | None], signed: bool, sing
         single: those of one seed, which have no interval over seeds and are drawn hollow.
     """
     away = _outlier(intervals)
+
+    def color_of(x: Interval, hollow: bool) -> str:
+        return COLORS[1] if signed and not hollow and (x.low > 0 or x.high < 0) else COLORS[0]
+
     for place, (x, hollow) in enumerate(zip(intervals, single, strict=True)):
         if x is None or place == away:
             continue
-        color = COLORS[1] if signed and not hollow and (x.low > 0 or x.high < 0) else COLORS[0]
+        color = color_of(x, hollow)
         if not hollow:
             axes.plot([x.low, x.high], [place, place], color=color, lw=1.6)
         axes.plot(x.value, place, 'o', color=color, ms=5, mfc='white' if hollow else color)
@@ -278,9 +283,8 @@ def _points(axes: Axes, intervals: Sequence[Interval | None], signed: bool, sing
         edge, side = (0.0, 'left') if left else (1.0, 'right')
         words = f'   {beyond.value:+.2g}' if left else f'{beyond.value:+.2g}   '
         axes.text(edge, away, words, transform=axes.get_yaxis_transform(), ha=side, va='center', fontsize=8)
-        axes.plot(
-            edge, away, '<' if left else '>', transform=axes.get_yaxis_transform(), color=COLORS[1], clip_on=False
-        )
+        arrow = {'color': color_of(beyond, single[away]), 'transform': axes.get_yaxis_transform(), 'clip_on': False}
+        axes.plot(edge, away, '<' if left else '>', **arrow)
     axes.set_ylim(len(intervals) - 0.5, -0.5)
     axes.axvline(0, color='#999999', lw=0.8)
     axes.tick_params(labelsize=8)
