@@ -49,7 +49,9 @@ def test_ode_equals_the_pipeline(guidance):
     generator = build(guidance_scale=guidance)
     noise = start(generator)
     latents = sample(generator, noise)
-    assert torch.allclose(latents.squeeze(2), pipeline_sample(generator.pipe, noise, guidance), atol=1e-5)
+    theirs = pipeline_sample(generator.pipe, noise, guidance)
+    # of the largest latent, which with guidance is 15
+    torch.testing.assert_close(latents.squeeze(2), theirs, atol=2e-6 * theirs.abs().max().item(), rtol=0)
     pixels = pipeline_sample(generator.pipe, noise, guidance, 'pt')
     assert torch.allclose(generator.decode(latents).squeeze(2), pixels.clamp(0, 1), atol=1e-5)
 
