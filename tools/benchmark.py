@@ -220,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
+    if args.random and args.what != 'loop':
+        parser.error('--random is of loop: gradients of random weights say nothing')
     sys.path.insert(0, str(Path(args.config).resolve().parent))
     if args.what == 'loop':
         result = benchmark_loop(args.config, args.iterations, args.cfg_options, args.random)

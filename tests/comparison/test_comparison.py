@@ -256,12 +256,35 @@ def test_a_seed_that_comes_twice_is_no_second_seed(tmp_path):
     assert 'b has seed 0 2 times: these runs count as one' in page.text
 
 
+def test_runs_of_one_seed_count_as_one():
+    """Seed 0 twice and seed 1 once: the mean of seeds is not that of runs, and one seed has no spread."""
+
+    def group(*means):
+        return [HeldOutResults(['a', 'b'], {'after/reward': np.full(2, mean)}, {}) for mean in means]
+
+    row = compare_results(['x', 'y'], [group(0, 0, 3), group(1, 3, 3)], [[0, 0, 1], [0, 0, 1]]).rows[0]
+    assert [cell.after.value for cell in row.cells] == [1.5, 2.5]
+    assert row.cells[1].difference.value == 1.0
+    only = compare_results(['x'], [group(0, 1)], [[0, 0]]).rows[0].cells[0].after
+    assert (only.low, only.value, only.high) == (0.5, 0.5, 0.5)
+
+
 def test_prompts_without_a_score_are_said_to_be_left_out(tmp_path):
     runs = [read_run(write_run(tmp_path / name, name)) for name in ('one', 'two')]
     runs[1].held_out.columns['after/reward'][3:6] = np.nan
     notes = compare_results(['one', 'two'], [[run.held_out] for run in runs]).notes
     assert [note for note in notes if 'left out' in note] == [
         'two: 3 of 12 prompts have no reward in some run; they are left out, also of differences'
+    ]
+
+
+def test_a_distance_without_values_is_told_too():
+    columns = {'after/reward': np.zeros(4), 'after/reward/part': np.zeros(4), 'change/background': np.zeros(4)}
+    columns |= {name: np.array([np.nan, 0, 0, 0]) for name in ('after/reward/part', 'change/background')}
+    results = HeldOutResults(list('abcd'), columns, {})
+    notes = [note for note in compare_results(['one'], [[results]]).notes if 'left out' in note]
+    assert notes == [
+        'one: 1 of 4 prompts have no change/background in some run; they are left out, also of differences'
     ]
 
 
@@ -287,3 +310,18 @@ def test_a_run_that_ended_early_does_not_cut_its_group(tmp_path):
     (tmp_path / '2' / 'history.jsonl').write_text('')
     text, _ = compare(tmp_path, tmp_path / '9', tmp_path / '2')
     assert 'Reward of the rollouts by iteration' in text
+
+
+def test_a_mean_is_never_of_other_runs_than_its_neighbours():
+    """A run that stops because it fails must not lift its group; runs evaluated at other times must not zigzag."""
+    nan = np.nan
+
+    def lines(*values):
+        _, axes = charts._figure(2, 2)
+        charts._band(axes, np.arange(len(values[0])), np.array(values), 'k', 'group')
+        found = [line for line in axes.lines if len(line.get_xdata())]
+        return [(line.get_linestyle(), line.get_xdata().tolist(), line.get_ydata().tolist()) for line in found]
+
+    assert lines([1.0, 1, 1, 1], [0.0, 0, nan, nan]) == [('-', [0, 1], [0.5, 0.5]), (':', [2, 3], [1.0, 1.0])]
+    assert lines([1.0, 1, 1, 1, nan], [0.0, nan, 0, nan, 0]) == [('-', [0, 2], [0.5, 0.5]), (':', [4], [0.0])]
+    assert lines([1.0, nan]) == [('-', [0], [1.0])]

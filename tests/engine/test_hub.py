@@ -87,5 +87,7 @@ def test_missing_instruction_text_is_named_with_the_missing_models(monkeypatch, 
 def test_missing_instruction_text_stops_where_all_models_are_here():
     cfg = load_config(parse_args([str(ROOT / 'configs' / 'vipo_tiny_sd3.py')]))
     cfg.eval_rewards = {'late': {'type': 'HPSv3Reward', 'checkpoint': str(ROOT), 'tokenizer': str(ROOT)}}
-    with pytest.raises(hub.ConfigError, match=r'^eval_rewards.late: reward.template is not given'):
+    with pytest.raises(hub.ConfigError, match=r'^eval_rewards.late.template is not given') as raised:
         hub.check_reach(cfg)
+    assert 'reward.template' not in str(raised.value).replace('eval_reward', '')
+    assert str(raised.value).endswith('add --rehearse')

@@ -7,6 +7,7 @@ import torch
 
 from tests.engine.conftest import history, run
 from vipo.engine.loop import PolicyLoop
+from vipo.engine.runner import build_runner
 from vipo.registry import ConfigError
 
 
@@ -46,6 +47,19 @@ def test_map_of_the_reward_itself(cfg, collected):
     assert samples.allocation.std() > 0.05
     (record,) = history(runner)
     assert {'clipped_inside', 'clipped_outside', 'map/constant_frames'} <= set(record)
+
+
+def test_products_that_vanish_are_logged_beside_the_frames_of_the_parts(cfg):
+    """They are counted apart, so that they neither hide nor double what the parts report."""
+    config = cfg(train_cfg__max_iters=1, evaluation=None)
+    parts = {'a': dict(config.structurer), 'b': {'type': 'PriorStructurer'}}
+    config.structurer = {'type': 'CombinedStructurer', 'parts': parts, 'combine': 'product'}
+    runner = build_runner(config)
+    runner.components.structurer._parts['b'] = lambda pixels, grid: torch.zeros(len(pixels), 1, *grid)
+    runner.train()
+    (record,) = history(runner)
+    assert record['map/vanished_products'] == 1
+    assert record['map/constant_frames'] == 0
 
 
 def test_schedule_of_the_floor_follows_the_run(cfg, collected):

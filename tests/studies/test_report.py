@@ -61,6 +61,8 @@ def test_page_and_figures(folder):
     assert '| `vipo` | +0.23 (+0.09 to +0.38) |' in text
     assert '| `red_grpo` | 1 | +0.50' in text
     assert 'section_e.png' not in text
+    # three seeds of two variants and one of another; vipo less grpo and the other way round
+    assert '7 jobs are done. The tables hold 2 differences; 2 of their intervals exclude zero, where 0 would' in text
     assert [figure.name for figure in figures] == ['overview.png', 'section_a.png', 'section_d.png', 'redness.png']
     for figure in figures:
         assert np.asarray(Image.open(figure).convert('L')).std() > 5

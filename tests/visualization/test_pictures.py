@@ -140,3 +140,14 @@ def test_lines_are_as_wide_as_they_may_be():
     assert len(cut) == 2 and cut[-1].endswith('…') and cut[0] == lines[0]
     assert font.getlength(cut[-1]) <= 128
     assert wrapped('', 128, font) == []
+
+
+def test_words_wider_than_a_line_are_broken():
+    """A sentence in Chinese has no spaces, and a file name none either."""
+    font = ImageFont.load_default(11)
+    for words in ('一只橙色的小圆圈在深蓝色圆点背景的右边' * 2, 'a' + 'https://example.org/a/very/long/name.png' * 2):
+        lines = wrapped(words, 128, font)
+        assert ''.join(lines) == words and len(lines) > 1
+        assert all(font.getlength(line) <= 128 for line in lines)
+        cut = wrapped(words, 128, font, most=1)
+        assert len(cut) == 1 and cut[0].endswith('…') and font.getlength(cut[0]) <= 128

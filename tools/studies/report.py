@@ -74,7 +74,9 @@ BORROWED = {'b': ('vipo',), 'e': ('grpo', 'vipo'), 'f': ('grpo', 'vipo'), 'g': (
 
 
 #: Drawn in the overview by name, each with a colour of its own; all others are grey.
-OVERVIEW = ('grpo', 'vipo', 'grpo_lr_half', 'vipo_lr_x2', 'vipo_attribution', 'oracle', 'oracle_background')
+OVERVIEW = ('grpo', 'vipo', 'vipo_attribution', 'oracle', 'oracle_background', 'oracle_random')
+#: Joined in the overview, by growing learning rate; one of them is of :data:`OVERVIEW` and lends its colour.
+_RATES = (('grpo_lr_half', 'grpo', 'grpo_lr_x2', 'grpo_lr_x4'), ('vipo', 'vipo_lr_x2', 'vipo_lr_x4'))
 #: Of fewer seeds an interval would cover the rest of the overview.
 _ENOUGH = 3
 
@@ -142,15 +144,12 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
         ValueError: the CSV or one of the marks is missing.
     """
     results = Results(folder / 'results.csv')
-    lines, figures = [''], []
+    lines, figures = ['', _extent(results), ''], []
     if any(results.has(name) for name in OVERVIEW):
         figures.append(_overview(results, folder / 'overview.png'))
         lines += [f'![What the trained reward gains, and what else changes]({figures[-1].name})', '']
-    for section, title in SECTIONS.items():
-        names = names_of(section, results)
-        if not any(v.name in names for v in VARIANTS if v.section == section):
-            continue
-        columns = columns_of(section)
+    for section in _shown(results):
+        title, names, columns = SECTIONS[section], names_of(section, results), columns_of(section)
         lines += [f'### {section}. {title[0].upper()}{title[1:]}', '', *_table(results, names, columns), '']
         for reference in REFERENCES[section]:
             lines += _comparison(results, names, reference, columns)
@@ -172,6 +171,19 @@ def write_report(folder: Path, front: Path | None = None) -> tuple[Path, list[Pa
     return page, figures
 
 
+def _extent(results: Results) -> str:
+    """How much was run, and how many differences the tables hold, so that a reader can allow for their number."""
+    jobs, compared = sum(len(results.seeds(v.name)) for v in VARIANTS), []
+    for section in _shown(results):
+        for reference in REFERENCES[section]:
+            for name in names_of(section, results):
+                compared += [results.against(name, measure, reference) for measure in columns_of(section)]
+    found = [x for x in compared if x is not None]
+    sure = sum(x.low > 0 or x.high < 0 for x in found)
+    words = f'Of {len(VARIANTS)} variants {jobs} jobs are done. The tables hold {len(found)} differences; {sure} of '
+    return f'{words}their intervals exclude zero, where {len(found) / 20:.0f} would if nothing differed from anything.'
+
+
 def replace_between(page: Path, lines: Sequence[str], title: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put lines between the two marks of a page, which is begun where there is none.
 
@@ -184,6 +196,11 @@ def replace_between(page: Path, lines: Sequence[str], title: str, marks: tuple[s
         raise ValueError(f'{page} must hold {begin} and {end} once each: the tables go between them')
     before, after = text.split(begin)[0], text.split(end)[1]
     page.write_text(before + '\n'.join([begin, *lines, end]) + after, encoding='utf-8')
+
+
+def _shown(results: Results) -> list[str]:
+    """Sections that have a variant of their own with results."""
+    return [s for s in SECTIONS if any(results.has(v.name) for v in VARIANTS if v.section == s)]
 
 
 def names_of(section: str, results: Results) -> list[str]:
@@ -319,6 +336,12 @@ def _overview(results: Results, path: Path) -> Path:
         if far:
             said = ', '.join(f'{n}: {points[n][0].value:+.2g}, {points[n][1].value:+.2g}' for n in sorted(far))
             axes.text(0.02, 0.02, f'outside: {said}', transform=axes.transAxes, fontsize=8)
+        for series in _RATES:
+            places = [[x.value for x in points[name]] for name in series if name in points]
+            if len(places) > 1:
+                color = COLORS[next(i for i, name in enumerate(OVERVIEW) if name in series)]
+                factors = f'{series[0]} to {series[-1]}'
+                axes.plot(*zip(*places, strict=True), '--', color=color, lw=1.2, label=factors)
         for name in sorted(points.keys() - far, key=lambda name: (name in OVERVIEW, names.index(name))):
             x, y = points[name]
             color = COLORS[OVERVIEW.index(name) % len(COLORS)] if name in OVERVIEW else '#bbbbbb'

@@ -33,10 +33,10 @@ def reward_chart(groups: Sequence[Group], stem: Path) -> str:
         x, curves = _curves(group.runs, 'reward')
         window = max(1, min(10, len(x) // 4))
         smooth = np.stack([np.convolve(c, np.ones(window) / window, mode='valid') for c in curves])
-        told = np.isfinite(smooth).any(0)
-        _band(axes, x[window - 1 :][told], smooth[:, told], color, group.label)
+        _band(axes, x[window - 1 :], smooth, color, group.label)
         if window > 1:
-            axes.plot(x, np.nanmean(curves, 0), color=color, alpha=0.3, lw=0.8)
+            done = np.isfinite(curves).all(0)
+            axes.plot(x[done], curves[:, done].mean(0), color=color, alpha=0.3, lw=0.8)
     _finish(axes, 'policy iteration', 'reward of the rollouts')
     return _write(figure, stem, 'Reward of the rollouts by iteration, one line a group')
 
@@ -102,9 +102,22 @@ def _curves(runs: Sequence[Run], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str, style: str = '-') -> None:
+    """The mean and the range of all runs; dotted, the mean of those that go on when others have ended.
+
+    Args:
+        values: ``(S, n)``, NaN where a run has none. A place that is missing from a run which goes on is left out, so
+            that a mean is never of other runs than its neighbours.
+    """
+    there = np.isfinite(values)
+    goes_on = np.maximum.accumulate(there[:, ::-1], axis=1)[:, ::-1]
+    whole, left = there.all(0), (there == goes_on).all(0) & there.any(0)
     if len(values) > 1:
-        axes.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.18, lw=0)
-    axes.plot(x, np.nanmean(values, 0), style, color=color, lw=1.8, ms=4, label=label)
+        low, high = values[:, whole].min(0), values[:, whole].max(0)
+        axes.fill_between(x[whole], low, high, color=color, alpha=0.18, lw=0)
+    axes.plot(x[whole], values[:, whole].mean(0), style, color=color, lw=1.8, ms=4, label=label)
+    for runs in np.unique(goes_on[:, left & ~whole], axis=1).T:
+        places = left & (goes_on == runs[:, None]).all(0)
+        axes.plot(x[places], values[runs][:, places].mean(0), ':', color=color, lw=1.4)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

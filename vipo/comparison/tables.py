@@ -101,8 +101,8 @@ def compare_results(
     rows = []
     for measure in dict.fromkeys(m for result in everyone for m in _measures(result)):
         single = measure.partition('/')[0] in SINGLE
-        before = [None if single else _stack(group, f'before/{measure}') for group in chosen]
-        after = [_stack(group, measure if single else f'after/{measure}') for group in chosen]
+        before = [None if single else _stack(*group, f'before/{measure}') for group in zip(chosen, seeds, strict=True)]
+        after = [_stack(*group, measure if single else f'after/{measure}') for group in zip(chosen, seeds, strict=True)]
         makers = [{result.computed_by(measure) for result in group} for group in groups]
         same = all(maker == makers[0] for maker in makers) and len(makers[0]) == 1
         if not same and '/' not in measure:
@@ -117,8 +117,8 @@ def compare_results(
                     difference=_difference(after[0], values, seeds[0], seeds[i]) if comparable else None,
                 )
             )
-        notes += _left_out(measure, after, labels)
         row = Row(measure, cells)
+        notes += [] if row.is_part else _left_out(measure, after, labels)
         spans = [x for cell in cells for x in (cell.after, cell.difference) if x is not None]
         row.decimals = max((x.decimals for x in spans), default=3)
         row.reach = max(
@@ -178,17 +178,21 @@ def _measures(result: HeldOutResults) -> list[str]:
     ]
 
 
-def _stack(group: list[tuple[HeldOutResults, np.ndarray]], column: str) -> np.ndarray | None:
-    """``(S, N)`` of the runs of a group, where each has the column."""
+def _stack(group: list[tuple[HeldOutResults, np.ndarray]], seeds: Sequence[int], column: str) -> np.ndarray | None:
+    """``(S, N)`` of the different seeds of a group, in their order, where each run has the column.
+
+    Runs of one seed count as one, their mean.
+    """
     if any(column not in result.columns for result, _ in group):
         return None
-    return np.stack([result.columns[column][index] for result, index in group])
+    found: dict[int, list[np.ndarray]] = defaultdict(list)
+    for seed, (result, index) in zip(seeds, group, strict=True):
+        found[seed].append(result.columns[column][index])
+    return np.stack([np.mean(runs, axis=0) for runs in found.values()])
 
 
 def _left_out(measure: str, values: list[np.ndarray | None], labels: list[str]) -> list[str]:
-    """What to say of prompts that have no score in some run; of a part the whole score says it."""
-    if '/' in measure:
-        return []
+    """What to say of prompts that have no score in some run."""
     notes = []
     for label, of in zip(labels, values, strict=True):
         if of is not None and (missing := int((~np.isfinite(of).all(axis=0)).sum())):
@@ -218,8 +222,5 @@ def _difference(
 
 
 def _by_seed(values: np.ndarray, seeds: Sequence[int]) -> dict[int, float]:
-    """Seed -> mean over prompts and its runs."""
-    found: dict[int, list[float]] = defaultdict(list)
-    for seed, run in zip(seeds, values, strict=True):
-        found[seed].append(run.mean())
-    return {seed: float(np.mean(means)) for seed, means in found.items()}
+    """Seed -> mean over prompts."""
+    return {seed: float(of.mean()) for seed, of in zip(dict.fromkeys(seeds), values, strict=True)}

@@ -12,6 +12,8 @@ from vipo.generators.architectures import ARCHITECTURES
 from vipo.registry import ConfigError
 from vipo.registry.lookup import component_class, components_of
 
+_REHEARSE = 'or run the whole config now with tiny random models of the same classes: add --rehearse'
+
 
 class Needed(NamedTuple):
     """A model that a config would load from the hub.
@@ -62,7 +64,7 @@ def check_reach(cfg: Mapping[str, Any]) -> None:
     absent = [(key, model, trouble) for key, model, trouble in wanted if trouble is not None]
     if not absent:
         if problems:
-            raise ConfigError('\n'.join(problems))
+            raise ConfigError('\n'.join([*problems, _REHEARSE]))
         return
     lines = [f'  {model}, for {key}: {trouble}' for key, model, trouble in absent]
     example = ' '.join(f'{key}=/path/to/it' for key, _, _ in absent)
@@ -70,7 +72,7 @@ def check_reach(cfg: Mapping[str, Any]) -> None:
         'this config needs models that are not on this machine and cannot be fetched now:\n'
         + '\n'.join(lines)
         + f'\nPoint at copies of your own with --cfg-options {example}\n'
-        'or run the whole config now with tiny random models of the same classes: add --rehearse'
+        + _REHEARSE
         + ''.join(f'\nIt also lacks this: {problem}' for problem in problems)
     )
 
@@ -82,7 +84,7 @@ def _missing_files(cfg: Mapping[str, Any]) -> Iterator[str]:
             try:
                 cls.check_files({k: v for k, v in section.items() if k != 'type'})
             except ValueError as error:
-                yield str(error) if key == 'reward' else f'{key}: {error}'
+                yield str(error).replace('reward.', f'{key}.')  # as a reward names it that knows no other place
 
 
 def _is_here(model: str) -> bool:

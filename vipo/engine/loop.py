@@ -269,6 +269,9 @@ class PolicyLoop(IterBasedTrainLoop):
                 'map/top_decile_mass': top.mean(),
                 'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),
             }
-            if counts := sum(counters(self.components.structurer), Counter()):
-                logs |= {f'map/{kind}_frames': counts[kind] / counts['frames'] for kind in ('constant', 'broken')}
+            counts = sum(counters(self.components.structurer), Counter())
+            if frames := counts['frames']:
+                logs |= {f'map/{kind}_frames': counts[kind] / frames for kind in ('constant', 'broken')}
+            if products := counts['products']:
+                logs['map/vanished_products'] = counts['vanished'] / products
         return {k: float(v) for k, v in logs.items()}

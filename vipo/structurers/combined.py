@@ -28,8 +28,8 @@ class CombinedStructurer(Structurer):
         normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
 
     Attributes:
-        counts: since it was last cleared, the ``frames`` seen, and among them those whose product was zero everywhere
-            (``constant``), which :meth:`__call__` fills.
+        counts: since it was last cleared, the ``products`` made of a sample's maps, and among them those that
+            ``vanished``: zero everywhere, so that ones stand for them.
 
     Raises:
         ValueError: no parts, an unknown combination or name, or a weight that is not positive.
@@ -85,8 +85,8 @@ class CombinedStructurer(Structurer):
             combined = torch.stack([self.weights[n] / total * m for n, m in maps.items()]).sum(0)
         else:
             combined = torch.stack([m ** self.weights[n] for n, m in maps.items()]).prod(0)
-        silent = combined.amax((1, 2, 3, 4)) <= 0
-        self.counts.update(frames=pixels[:, 0, :, 0, 0].numel(), constant=int(silent.sum()) * pixels.shape[2])
+            vanished = combined.amax((1, 2, 3, 4)) <= 0
+            self.counts.update(products=len(combined), vanished=int(vanished.sum()))
         return normalized(combined, self.normalize)
 
 

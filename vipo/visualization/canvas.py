@@ -24,7 +24,7 @@ def middle_frame(pixels: np.ndarray) -> np.ndarray:
 
 
 def wrapped(words: str, width: int, font: ImageFont.FreeTypeFont, most: int | None = None) -> list[str]:
-    """Lines no wider than ``width`` pixels, where a single word is not wider.
+    """Lines no wider than ``width`` pixels. A word that is wider, or a sentence without spaces, is broken as it must.
 
     Args:
         most: lines; what is left out is an ellipsis in the last one.
@@ -34,14 +34,18 @@ def wrapped(words: str, width: int, font: ImageFont.FreeTypeFont, most: int | No
         longer = f'{lines[-1]} {word}' if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            continue
+        lines.append('')
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append('')
+            lines[-1] += letter
     if most is None or len(lines) <= most:
         return lines
     last = lines[most - 1]
-    while ' ' in last and font.getlength(f'{last} …') > width:
-        last = last.rpartition(' ')[0]
-    return [*lines[: most - 1], f'{last} …']
+    while last and font.getlength(f'{last} …') > width:
+        last = last.rpartition(' ')[0] if ' ' in last else last[:-1]
+    return [*lines[: most - 1], f'{last} …'.lstrip()]
 
 
 class Canvas:
