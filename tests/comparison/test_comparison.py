@@ -231,6 +231,7 @@ def test_damaged_test_results(tmp_path, four):
         read_run(four[0])
 
 
+@pytest.mark.slow
 def test_seeds_alone_rarely_make_a_sure_difference(tmp_path):
     """Two groups of three seeds that differ by seed noise alone: about one interval in twenty may leave out zero."""
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize('part', range(PARTS))
+@pytest.mark.slow
 def test_broken_input_is_refused(world, part):
     found = []
     for case in generate(world, seed=part, count=ROUND):

@@ -172,6 +172,7 @@ def test_text_encoders_that_cannot_be_counted_are_noted(folder, tmp_path):
     assert any('text encoders are not counted' in note for note in plan.notes)
 
 
+@pytest.mark.slow
 def test_remedy_is_the_smallest_that_fits(folder):
     cfg = twin_config(folder)
     full = make_plan(cfg, gpus=1)

@@ -82,6 +82,7 @@ def alone(script: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_child_that_goes_on_running_keeps_nobody_from_leaving():
     """Workers of a data loader outlive the training: Python ends them last."""
     began = time.monotonic()
@@ -111,6 +112,7 @@ def test_a_run_with_workers_ends_and_is_the_same(tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_children_are_their_own():
     process = alone(
         """

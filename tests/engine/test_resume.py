@@ -121,6 +121,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, undisturbed, ema):
         run(small_config(tmp_path, load_from=path, generator__lora__rank=4, ema=ema))
 
 
+@pytest.mark.slow
 def test_adapters_of_another_rank_are_refused(tmp_path):
     short = {'train_cfg__max_iters': 1, 'ema': None, 'evaluation': None}
     run(small_config(tmp_path / 'eight', generator__lora__rank=8, **short))

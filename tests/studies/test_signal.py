@@ -22,6 +22,7 @@ def whole_cosine(gradients, directions):
     return uphill(gradients.square().sum(1), across, target)
 
 
+@pytest.mark.slow
 def test_noise_lowers_the_cosine_as_it_should_and_nothing_else():
     """A mean of length 1 among 60 dimensions of noise 0.5, whose squared length is 15."""
     generator = torch.Generator().manual_seed(0)

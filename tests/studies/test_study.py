@@ -91,6 +91,7 @@ def test_failure_is_told_with_its_log(tmp_path, monkeypatch, capsys):
     assert 'the reason' in next((tmp_path / 'runs').rglob('*.log')).read_text()
 
 
+@pytest.mark.slow
 def test_signal_stops_what_runs(tmp_path):
     """A study in a process of its own: it ends with what it started, and says how to go on."""
     script = (
