@@ -9,6 +9,7 @@ from huggingface_hub.errors import GatedRepoError
 from tests.engine.conftest import ROOT
 from tools.train import load_config, main, parse_args
 from vipo.engine import hub
+from vipo.registry.lookup import component_class
 
 FLAGSHIP = str(ROOT / 'configs' / 'vipo_flux_hps.py')
 
@@ -89,5 +90,17 @@ def test_missing_instruction_text_stops_where_all_models_are_here():
     cfg.eval_rewards = {'late': {'type': 'HPSv3Reward', 'checkpoint': str(ROOT), 'tokenizer': str(ROOT)}}
     with pytest.raises(hub.ConfigError, match=r'^eval_rewards.late.template is not given') as raised:
         hub.check_reach(cfg)
-    assert 'reward.template' not in str(raised.value).replace('eval_reward', '')
+    assert 'name the file in eval_rewards.late.template;' in str(raised.value)
     assert str(raised.value).endswith('add --rehearse')
+
+
+def test_a_part_that_names_no_key_of_its_own_gets_it_named(monkeypatch):
+    """And a file that is called like a key keeps its name."""
+
+    def refuse(cls, options):
+        raise ValueError('/data/reward.txt is no file')
+
+    cfg = load_config(parse_args([str(ROOT / 'configs' / 'vipo_tiny_sd3.py')]))
+    monkeypatch.setattr(component_class(cfg.structurer.type), 'check_files', classmethod(refuse), raising=False)
+    with pytest.raises(hub.ConfigError, match=r'^structurer: /data/reward.txt is no file'):
+        hub.check_reach(cfg)

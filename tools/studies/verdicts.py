@@ -123,6 +123,7 @@ VERDICTS = (
             _shape('oracle', '+', 'oracle_random'),
             _shape('oracle_random', '0', None),
             _background('vipo', '-', 'oracle_random'),
+            _background('oracle_random', '0', 'grpo'),
         ),
     ),
     Verdict(

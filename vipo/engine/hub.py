@@ -84,7 +84,8 @@ def _missing_files(cfg: Mapping[str, Any]) -> Iterator[str]:
             try:
                 cls.check_files({k: v for k, v in section.items() if k != 'type'})
             except ValueError as error:
-                yield str(error).replace('reward.', f'{key}.')  # as a reward names it that knows no other place
+                said = str(error).replace('reward.template', f'{key}.template')  # a reward knows no other place
+                yield said if f'{key}.' in said else f'{key}: {said}'
 
 
 def _is_here(model: str) -> bool:
