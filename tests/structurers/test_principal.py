@@ -82,16 +82,67 @@ def test_quick_way(tokens, exact_calls, n, d, count):
     assert exact_calls == [], 'the quick way was not taken'
 
 
-def test_groups_that_fit_the_cache_are_put_together_again(tokens, exact_calls, monkeypatch):
+def test_groups_that_fit_the_memory_are_put_together_again(tokens, exact_calls, monkeypatch):
     x = tokens(5, 300, 160, [40.0, 25.0, 15.0])
     whole = principal_components(x, 3)
-    seen, krylov = [], principal._krylov
-    monkeypatch.setattr(principal, '_CACHE', 2 * 300 * 160 * 4 // torch.get_num_threads())
-    monkeypatch.setattr(principal, '_krylov', lambda x, count: seen.append(len(x)) or krylov(x, count))
+    seen, leading = [], principal._leading
+    monkeypatch.setattr(principal, '_TOGETHER', 2 * 300 * 160 * 4 // torch.get_num_threads())
+    monkeypatch.setattr(principal, '_leading', lambda x, count: seen.append(len(x)) or leading(x, count))
     for ours, theirs in zip(principal_components(x, 3), whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
     assert seen == [2, 2, 1]
     check(x)
+
+
+@pytest.fixture
+def clip(tokens, normal):
+    """``clip(changes)``: a row of items, each the one before plus so much noise; the directions turn slowly."""
+
+    def make(changes):
+        last, row = tokens(1, 300, 160, [40.0, 25.0, 15.0])[0], []
+        for k, change in enumerate([0.0, *changes]):
+            last = last + change * normal(300, 160, seed=100 + k) * last.std()
+            row.append(last)
+        return torch.stack(row)
+
+    return make
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """How many items were searched from nothing, call by call."""
+    seen, start = [], principal._start
+    monkeypatch.setattr(principal, '_start', lambda x, rows: seen.append(len(x)) or start(x, rows))
+    return seen
+
+
+@pytest.mark.parametrize('length', [3, 4, 5, 9, 10, 11])
+def test_of_items_in_a_row_that_are_alike_a_third_is_searched_from_nothing(clip, searched, exact_calls, length):
+    x = clip([0.02] * (length - 1))
+    check(x)
+    assert searched == [-(-length // 3)]
+    assert exact_calls == []
+
+
+@pytest.mark.parametrize('length', [1, 2])
+def test_a_row_too_short_to_be_alike(clip, searched, length):
+    check(clip([0.0] * (length - 1)))
+    assert searched == [length]
+
+
+def test_items_in_a_row_that_differ(tokens, searched):
+    check(tokens(6, 300, 160, [40.0, 25.0, 15.0]))
+    assert searched == [6]
+
+
+@pytest.mark.parametrize('at', [1, 4, 5])
+def test_a_cut_in_a_clip(clip, tokens, searched, exact_calls, at):
+    """The items after the cut have other directions; to some of them the search begins in those before it."""
+    before, other = clip([0.01] * 80), tokens(1, 300, 160, [40.0, 25.0, 15.0], seed=50)
+    x = torch.cat([before[: 40 + at], before[40 + at :] - before[40 + at] + other])
+    check(x)
+    assert searched == [27]
+    assert exact_calls == []
 
 
 #: Singular values of the rest; how much stronger than the next one the strongest ones are.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -26,13 +29,19 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def _blur_matrix(size: int, sigma: float) -> Tensor:
+    return torch.from_numpy(_blur_weights(size, sigma))
+
+
+@lru_cache(maxsize=64)
+def _blur_weights(size: int, sigma: float) -> NDArray[np.float64]:
     radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    source = (torch.arange(size)[:, None] + offsets) % (2 * size)
-    source = torch.where(source >= size, 2 * size - 1 - source, source)
-    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, source, kernel.expand(size, -1))
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    source = (np.arange(size)[:, None] + offsets) % (2 * size)
+    source = np.where(source >= size, 2 * size - 1 - source, source)
+    weights = np.zeros((size, size))
+    np.add.at(weights, (np.arange(size)[:, None], source), kernel / kernel.sum())
+    return weights
 
 
 def resize_to_grid(maps: Tensor, height: int, width: int, offset: float = 0.0) -> Tensor:
@@ -53,11 +62,16 @@ def resize_matrix(size: int, target: int, offset: float = 0.0, target_offset: fl
 
     Position i of n stands for the place (i + 0.5 + offset) / n of a side. Beyond the outermost places nothing changes.
     """
+    return torch.from_numpy(_resize_weights(size, target, offset, target_offset))
+
+
+@lru_cache(maxsize=64)
+def _resize_weights(size: int, target: int, offset: float, target_offset: float) -> NDArray[np.float64]:
     scale = size / target
-    wanted = (torch.arange(target) + 0.5 + target_offset) * scale - offset
-    distance = (torch.arange(size) + 0.5 - wanted.clamp(0.5, size - 0.5)[:, None]).abs()
-    weights = (1 - distance / max(scale, 1.0)).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
+    wanted = (np.arange(target) + 0.5 + target_offset) * scale - offset
+    distance = np.abs(np.arange(size) + 0.5 - wanted.clip(0.5, size - 0.5)[:, None])
+    weights = (1 - distance / max(scale, 1.0)).clip(min=0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def align_in_time(maps: Tensor, frames: int) -> Tensor:
@@ -81,13 +95,13 @@ def align_in_time(maps: Tensor, frames: int) -> Tensor:
     return torch.cat([maps[:, :1], later], dim=1)
 
 
-def latent_frames(count: int, frames: int) -> list[int]:
+def latent_frames(count: int, frames: int) -> range:
     """The last of the pixel frames that go into each latent frame, see :func:`align_in_time`.
 
     Raises:
         ValueError: no whole stride fits ``count`` pixel frames to ``frames`` latent ones.
     """
-    return list(range(count)) if count == frames else list(range(0, count, _stride(count, frames)))
+    return range(0, count, 1 if count == frames else _stride(count, frames))
 
 
 def _stride(count: int, frames: int) -> int:

@@ -10,25 +10,28 @@ from vipo.registry import ConfigError
 
 #: Up to this many patches or features an exact decomposition costs next to nothing.
 _SMALL = 64
-#: Rows of a Krylov block beyond the components that are asked for: more rows, fewer blocks.
-_EXTRA = 9
-#: Ritz vectors beyond the components whose residuals are watched.
-_WATCHED = 4
-#: On a CPU, bytes per thread of the items that are worked on together: they stay in its cache between the products.
-_CACHE = 4 * 2**20
+#: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
+_EXTRA = 13
+#: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares:
+#: every third item is then searched from nothing, its neighbours from there.
+_ALIKE = 0.06
+#: Of a projection's error relative to the projection, both as root mean squares.
+_TOLERANCE = 1e-4
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
+#: On a CPU, bytes per thread of the items that are worked on together.
+_TOGETHER = 32 * 2**20
 
 
 def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """PCA of each item's tokens.
 
     The sign of a principal axis is arbitrary; here the axis entry of largest magnitude is positive, as in scikit-learn.
-    The axes come from a few products with the tokens where those are shown to suffice, see :func:`_krylov`, and from
-    the exact decomposition elsewhere.
+    The axes come from a few products with the tokens where those are shown to suffice, see :func:`_search`, and from
+    the exact decomposition elsewhere: a projection is right to 1e-4 of its size.
 
     Args:
-        tokens: ``(..., N, D)``.
+        tokens: ``(..., N, D)``. It is faster where items in a row are alike, as frames of a clip are.
         count: K, at most ``min(N, D)``.
 
     Returns:
@@ -38,119 +41,150 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     Raises:
         ConfigError: fewer than K components can be had.
     """
-    n, d = tokens.shape[-2:]
+    *lead, n, d = tokens.shape
     if not 1 <= count <= min(n, d):
         raise ConfigError(f'cannot take {count} principal components of {n} patches with {d} features')
-    x = tokens.reshape(-1, n, d).mT  # features before patches, as backbones give them
-    together = max(1, len(x) if x.is_cuda else _CACHE * torch.get_num_threads() // (4 * n * d))
+    x = tokens.reshape(-1, n, d)
+    together = max(1, len(x) if x.is_cuda else _TOGETHER * torch.get_num_threads() // (4 * n * d))
     parts = [_leading(part.float(), count) for part in x.split(together)]
-    projected, axes, values = (torch.cat(each) for each in zip(*parts, strict=True))
+    projected, axes = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts, strict=True))
+    values = projected.square().sum(-1)
+    something = values > _nothing(x)[:, None]
     largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0)
-    lead = tokens.shape[:-2]
     return (
-        (projected * sign).mT.reshape(*lead, n, count),
+        (projected * (sign * something[..., None])).mT.reshape(*lead, n, count),
         (axes * sign).reshape(*lead, count, d),
-        (values / max(n - 1, 1)).reshape(*lead, count),
+        (values * something / max(n - 1, 1)).reshape(*lead, count),
     )
 
 
-def _leading(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Projections ``(M, K, N)``, axes ``(M, K, D)`` and eigenvalues ``(M, K)`` of the scatter of ``(M, D, N)``."""
-    if min(x.shape[1:]) <= max(_SMALL, 6 * (count + _EXTRA)):
-        projected, axes = _exact(x, count)
+def _leading(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Projections ``(M, K, N)`` and axes ``(M, K, D)`` of ``(M, N, D)``."""
+    if min(x.shape[1:]) <= max(_SMALL, 5 * (count + _EXTRA)):
+        return _exact(x, count)
+    if _alike(x):
+        start = _start(x[::3], count + _EXTRA)
+        nearest = (torch.arange(len(x), device=x.device) + 1) // 3
+        start = start[nearest.clamp(max=len(start) - 1)]
     else:
-        projected, axes, sure = _krylov(x, count)
-        if not sure.all():
-            projected[~sure], axes[~sure] = _exact(x[~sure], count)
-    values = projected.square().sum(-1)
-    something = values > _nothing(x)[:, None]
-    return projected * something[..., None], axes, values * something
+        start = _start(x, count + _EXTRA)
+    axes, sure = _search(x, start, count)
+    projected = _centred(axes @ x.mT, -1)
+    if not sure.all():
+        for few in (~sure).nonzero()[:, 0].split(8):
+            projected[few], axes[few] = _exact(x[few], count)
+    return projected, axes
 
 
 def _nothing(x: Tensor) -> Tensor:
-    """The eigenvalue ``(M,)`` that rounding makes of ``(M, D, N)`` where all N tokens are the same."""
-    return 1e-11 * x.shape[-1] * x[..., 0].square().sum(-1)
+    """The eigenvalue ``(M,)`` that rounding makes of ``(M, N, D)`` where all N tokens are the same."""
+    return 1e-11 * x.shape[1] * x[:, 0].float().square().sum(-1)
 
 
 def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Projections ``(M, K, N)`` and axes ``(M, K, D)`` of ``(M, D, N)``, by way of float64."""
-    centred = x.double()
-    centred = centred - centred.mean(-1, keepdim=True)
-    if x.shape[1] <= x.shape[2]:
-        axes = torch.linalg.eigh(centred @ centred.mT)[1][..., -count:].flip(-1).mT
+    """Projections ``(M, K, N)`` and axes ``(M, K, D)`` of ``(M, N, D)``, by way of float64."""
+    centred = _centred(x.double(), 1)
+    if x.shape[2] <= x.shape[1]:
+        axes = torch.linalg.eigh(centred.mT @ centred)[1][..., -count:].flip(-1).mT
     else:
-        vectors = torch.linalg.eigh(centred.mT @ centred)[1][..., -count:].flip(-1)
-        axes = F.normalize((centred @ vectors).mT, dim=-1)
-    return (axes @ centred).float(), axes.float()
+        vectors = torch.linalg.eigh(centred @ centred.mT)[1][..., -count:].flip(-1)
+        axes = F.normalize(vectors.mT @ centred, dim=-1)
+    return (axes @ centred.mT).float(), axes.float()
 
 
-def _krylov(x: Tensor, count: int, steps: int = 5, tolerance: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
+def _alike(x: Tensor) -> bool:
+    """Whether most neighbours in a row ``(M, N, D)`` are, see :data:`_ALIKE`; a few tokens of each are asked."""
+    some = x[:, :: x.shape[1] // 4]
+    change, spread = (some[1:] - some[:-1]).square().mean((1, 2)), _centred(some, 1).square().mean((1, 2))
+    return len(x) > 2 and bool(change.median() <= _ALIKE**2 * spread.median())
+
+
+def _start(x: Tensor, rows: int) -> Tensor:
+    """Orthonormal directions ``(M, R, D)`` among the strong ones of ``(M, N, D)``, N >= 2 R.
+
+    Differences of tokens that lie half the item apart, times the scatter.
+    """
+    half = x.shape[1] // 2
+    places = (torch.arange(rows, device=x.device) * 2 + 1) * half // (2 * rows)
+    return _orthonormal(_scattered(x, x[:, places] - x[:, places + half]))
+
+
+def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tensor, Tensor]:
     """The leading axes from a block Krylov space (Musco and Musco 2015, arXiv 1504.05477), and whether they are sure.
 
-    The space grows until every item is sure, or would not become so, or ``steps`` blocks are in it. The axes are the
-    images of the Ritz vectors, one power step further than these, for which :func:`_error` holds. Vectors are rows,
-    which multiply faster.
+    The space of an item grows until it is sure, or would not become so, or ``blocks`` are in it. The axes are the
+    images of the Ritz vectors, one power step further than these, for which :func:`_error` holds. Vectors are rows.
 
     Args:
-        x: ``(M, D, N)`` float32.
+        x: ``(M, N, D)`` float32.
+        start: orthonormal directions ``(M, R, D)``, R > K.
 
     Returns:
-        Projections ``(M, K, N)``, axes ``(M, K, D)`` and ``(M,)`` bool.
+        Axes ``(M, K, D)`` and ``(M,)`` bool.
     """
-    block, watched, n = count + _EXTRA, count + _WATCHED, x.shape[-1]
-    start = torch.randn(block + 1, n, generator=torch.Generator().manual_seed(0)).to(x)
-    start -= start.mean(-1, keepdim=True)
-    start[-1] = 1 / n
-    first = start @ x.mT
-    last, mean = _orthonormal(first[:, :-1]), first[:, -1:]
-    basis = images = last[:, :0]
-    for step in range(steps):
-        product = _centred(last @ x)  # as if x were centred, which is never stored
-        image = product @ x.mT - product.sum(-1, keepdim=True) * mean  # the scatter times each row
-        basis, images = torch.cat([basis, last], dim=1), torch.cat([images, image], dim=1)
-        if step:
-            small = (basis @ images.mT).double()
-            values, vectors = torch.linalg.eigh((small + small.mT) / 2)
-            values, rows = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT.to(x)
-            axes, raised = rows @ basis, rows @ images
-            residuals = (raised - axes * values[..., None].to(x)).norm(dim=-1).double()
-            error, least = _error(values, residuals, count)
-            silent = values[:, 0] <= _nothing(x)
-            sure = silent | (error <= tolerance)
-            if step == steps - 1 or (sure | (least > tolerance)).all():
-                break
+    rows, last, image, axes, sure = start.shape[1], start, start, start, start
+    for block in range(blocks):
+        image = _scattered(x, last)
+        basis, images = (torch.cat([basis, last], 1), torch.cat([images, image], 1)) if block else (last, image)
+        small = basis @ images.mT
+        values, vectors = torch.linalg.eigh(small.double())
+        values, chosen = values[:, -rows:].flip(-1), vectors[..., -rows:].flip(-1).mT
+        beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
+        residuals = (chosen @ (beside @ beside.mT).double() * chosen).sum(-1).clamp(min=0).sqrt()
+        error, least = _error(values[:, :-1], residuals[:, :-1], count)
+        found = F.normalize(chosen[:, :count].to(x) @ images, dim=-1)
+        enough = (error <= _TOLERANCE) | (values[:, 0] <= _nothing(x))
+        if block:
+            axes[left], sure[left] = found, enough
+        else:
+            axes, sure, left = found, enough, torch.arange(len(x), device=x.device)
+        going = ~enough & (least <= _TOLERANCE)
+        if not going.any():
+            break
+        if going.sum() <= len(going) // 2:  # a copy of most of them would cost more than the products with the others
+            x, left, basis, images, image = (each[going] for each in (x, left, basis, images, image))
         last = _orthonormal(_without(image, basis))
-    axes = F.normalize(raised[:, :count], dim=-1)
-    return _centred(axes @ x), axes, sure
+    return axes, sure
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """By how much the image of a Ritz vector is off at most, and how much of that is rounding.
+    """How far off the projection on the image of a Ritz vector is at most, and how much of that is rounding.
 
     The residual of a Ritz vector is orthogonal to the others, so what it lacks lies where eigenvalues are below the
-    last one watched (Davis and Kahan); a power step shrinks that by their ratio. Two Ritz vectors mix only through what
-    both lack, and through rounding, which weighs the more the nearer their eigenvalues are.
+    last one watched (Davis and Kahan); a power step shrinks that by their ratio, and tokens are small in those
+    directions, by the root of it. Two Ritz vectors mix only through what both lack, and through rounding, which weighs
+    the more the nearer their eigenvalues are.
 
     Args:
         values, residuals: Ritz values, descending, and norms of the residuals, ``(M, L)`` float64.
         count: K, how many of them matter.
 
     Returns:
-        Of the worst of K axes, ``(M,)`` each; not a number where fewer than K eigenvalues are distinct from the last.
+        Of the worst of K projections, relative to its root mean square, ``(M,)`` each; not a number where fewer than K
+        eigenvalues are distinct from the last.
     """
     own, others, beyond = values[:, :count, None], values[:, None, :-1], values[:, -1, None]
-    lacks = residuals[:, :count] / (own[..., 0] - beyond)
     apart = (own - others).abs()
     apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    mixed = (lacks[..., None] * residuals[:, None, :-1] / apart * (others / own).clamp(max=1)).sum(-1)
-    rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own[..., 0] - beyond)
-    error = lacks * beyond / own[..., 0] + mixed + rounding
+    ratio, own = others / own, own[..., 0]
+    lacks = residuals[:, :count] / (own - beyond)
+    mixed = lacks[..., None] * residuals[:, None, :-1] / apart * ratio.clamp(max=1) * ratio.sqrt()
+    rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond)
+    error = lacks * (beyond / own) ** 1.5 + mixed.sum(-1) + rounding
     return error.amax(-1), rounding.amax(-1)
 
 
-def _centred(rows: Tensor) -> Tensor:
-    return rows - rows.mean(-1, keepdim=True)
+def _scattered(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``(M, R, D)`` times the scatter of ``(M, N, D)``, as if x were centred, which is never stored."""
+    projected = x @ rows.mT
+    for _ in range(2):  # once leaves what rounding brings back, and the mean would multiply it
+        projected -= projected.mean(1, keepdim=True)
+    return projected.mT @ x
+
+
+def _centred(x: Tensor, dim: int) -> Tensor:
+    return x - x.mean(dim, keepdim=True)
 
 
 def _without(rows: Tensor, basis: Tensor) -> Tensor:

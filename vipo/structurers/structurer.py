@@ -103,15 +103,15 @@ class PerceptualStructurer(Structurer):
         """
         check_pixels(pixels)
         count = pixels.shape[2]
-        frames = latent_frames(count, grid[0]) if self.frames == 'latent' else list(range(count))
+        frames = latent_frames(count, grid[0]) if self.frames == 'latent' else range(count)
         together = max(1, self.frames_per_batch // len(frames))
         maps = torch.cat([self._raw(clips, frames, grid) for clips in pixels.split(together)])
         maps = blur_in_time(align_in_time(maps, grid[0]), self.temporal_sigma)
         return normalized(maps.to(pixels.device)[:, None], self.normalize)
 
-    def _raw(self, pixels: Tensor, frames: list[int], grid: tuple[int, int, int]) -> Tensor:
+    def _raw(self, pixels: Tensor, frames: range, grid: tuple[int, int, int]) -> Tensor:
         """Maps ``(B, F, H, W)`` of F chosen frames."""
-        pixels = pixels if len(frames) == pixels.shape[2] else pixels[:, :, frames]
+        pixels = pixels[:, :, frames.start : frames.stop : frames.step]
         features = self.dense(pixels)
         maps = self.allocator(features.map, features.cls_attention)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
@@ -165,8 +165,16 @@ class PerceptualStructurer(Structurer):
 
 def _flat(pixels: Tensor) -> Tensor:
     """Whether each frame ``(B, F)`` of pixels has one colour, to within half a step of 8 bits."""
-    span = pixels.amax((-2, -1)) - pixels.amin((-2, -1))
-    return (span <= 0.5 / 255).all(1)
+
+    def one_colour(frames: Tensor) -> Tensor:
+        values = frames.flatten(-2)
+        return (values.amax(-1) - values.amin(-1) <= 0.5 / 255).all(-1)
+
+    frames = pixels.transpose(1, 2)
+    flat = one_colour(frames[..., :: -(-pixels.shape[-2] // 4), :: -(-pixels.shape[-1] // 4)])
+    if flat.any():  # few frames get here: reading every pixel takes as long as all that is done with their features
+        flat[flat.clone()] = one_colour(frames[flat])
+    return flat
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
