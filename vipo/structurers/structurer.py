@@ -151,7 +151,7 @@ class PerceptualStructurer(Structurer):
         all of them are constant.
         """
         maps = maps.float()
-        broken = ~maps.isfinite().all(-1).all(-1)
+        broken = ~maps.sum((-2, -1)).isfinite()
         maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
         high = maps.amax((-2, -1))
         empty = flat | (high - maps.amin((-2, -1)) <= 1e-6 * high)
