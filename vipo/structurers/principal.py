@@ -114,8 +114,7 @@ def _start(x: Tensor, rows: int) -> Tensor:
 def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tensor, Tensor]:
     """The leading axes from a block Krylov space (Musco and Musco 2015, arXiv 1504.05477), and whether they are sure.
 
-    The space of an item grows until it is sure, or would not become so, or ``blocks`` are in it. The axes are the
-    images of the Ritz vectors, one power step further than these, for which :func:`_error` holds. Vectors are rows.
+    The space of an item grows until it is sure, or would not become so, or ``blocks`` are in it. Vectors are rows.
 
     Args:
         x: ``(M, N, D)`` float32.
@@ -124,29 +123,38 @@ def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tens
     Returns:
         Axes ``(M, K, D)`` and ``(M,)`` bool.
     """
-    rows, last, image, axes, sure = start.shape[1], start, start, start, start
-    for block in range(blocks):
-        image = _scattered(x, last)
-        basis, images = (torch.cat([basis, last], 1), torch.cat([images, image], 1)) if block else (last, image)
-        small = basis @ images.mT
-        values, vectors = torch.linalg.eigh(small.double())
-        values, chosen = values[:, -rows:].flip(-1), vectors[..., -rows:].flip(-1).mT
-        beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
-        residuals = (chosen @ (beside @ beside.mT).double() * chosen).sum(-1).clamp(min=0).sqrt()
-        error, least = _error(values[:, :-1], residuals[:, :-1], count)
-        found = F.normalize(chosen[:, :count].to(x) @ images, dim=-1)
-        enough = (error <= _TOLERANCE) | (values[:, 0] <= _nothing(x))
-        if block:
-            axes[left], sure[left] = found, enough
-        else:
-            axes, sure, left = found, enough, torch.arange(len(x), device=x.device)
-        going = ~enough & (least <= _TOLERANCE)
+    basis, image = start, _scattered(x, start)
+    images, left = image, torch.arange(len(x), device=x.device)
+    axes, sure, going = _ritz(x, basis, images, count)
+    for _ in range(blocks - 1):
         if not going.any():
             break
-        if going.sum() <= len(going) // 2:  # a copy of most of them would cost more than the products with the others
+        if going.sum() <= len(going) // 2:  # a copy of more of them would cost more than the products with the others
             x, left, basis, images, image = (each[going] for each in (x, left, basis, images, image))
+            going = going[going]
         last = _orthonormal(_without(image, basis))
+        image = _scattered(x, last)
+        basis, images = torch.cat([basis, last], 1), torch.cat([images, image], 1)
+        found, enough, further = _ritz(x, basis, images, count)
+        axes[left[going]], sure[left[going]] = found[going], enough[going]
+        going = going & further
     return axes, sure
+
+
+def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Axes ``(M, K, D)`` from a basis ``(M, B, D)`` and its images, whether they are sure, and whether they may become it.
+
+    The axes are the images of the Ritz vectors, one power step further than these, for which :func:`_error` holds.
+    """
+    watched = count + _EXTRA
+    small = basis @ images.mT
+    values, vectors = torch.linalg.eigh(small.double())
+    values, chosen = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT
+    beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
+    residuals = (chosen @ (beside @ beside.mT).double() * chosen).sum(-1).clamp(min=0).sqrt()
+    error, least = _error(values[:, :-1], residuals[:, :-1], count)
+    sure = (error <= _TOLERANCE) | (values[:, 0] <= _nothing(x))
+    return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, ~sure & (least <= _TOLERANCE)
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
