@@ -13,12 +13,14 @@ _SMALL = 64
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
 #: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares:
-#: every third item is then searched from nothing, its neighbours from there.
-_ALIKE = 0.06
+#: every fifth item is then searched from nothing, two on either side from there.
+_ALIKE = 0.05
 #: Of a projection's error relative to the projection, both as root mean squares.
 _TOLERANCE = 1e-4
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
+#: In place of a divisor of 0.
+_TINY = 1e-200
 #: On a CPU, bytes per thread of the items that are worked on together.
 _TOGETHER = 32 * 2**20
 
@@ -64,8 +66,8 @@ def _leading(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if min(x.shape[1:]) <= max(_SMALL, 5 * (count + _EXTRA)):
         return _exact(x, count)
     if _alike(x):
-        start = _start(x[::3], count + _EXTRA)
-        nearest = (torch.arange(len(x), device=x.device) + 1) // 3
+        start = _start(x[::5], count + _EXTRA)
+        nearest = (torch.arange(len(x), device=x.device) + 2) // 5
         start = start[nearest.clamp(max=len(start) - 1)]
     else:
         start = _start(x, count + _EXTRA)
@@ -142,7 +144,7 @@ def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tens
 
 
 def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Axes ``(M, K, D)`` from a basis ``(M, B, D)`` and its images, whether they are sure, and whether they may become it.
+    """Axes ``(M, K, D)`` from a basis ``(M, B, D)`` and its images; whether they are sure; whether they may become it.
 
     The axes are the images of the Ritz vectors, one power step further than these, for which :func:`_error` holds.
     """
@@ -151,36 +153,42 @@ def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor,
     values, vectors = torch.linalg.eigh(small.double())
     values, chosen = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT
     beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
-    residuals = (chosen @ (beside @ beside.mT).double() * chosen).sum(-1).clamp(min=0).sqrt()
-    error, least = _error(values[:, :-1], residuals[:, :-1], count)
+    residuals = chosen @ (beside @ beside.mT).double() @ chosen.mT
+    error, least = _error(values[:, :-1].clamp(min=0), residuals[:, :-1, :-1], count)
     sure = (error <= _TOLERANCE) | (values[:, 0] <= _nothing(x))
     return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, ~sure & (least <= _TOLERANCE)
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """How far off the projection on the image of a Ritz vector is at most, and how much of that is rounding.
+    """How far off the projection on the image of a Ritz vector is, to first order, and how much of that is rounding.
 
-    The residual of a Ritz vector is orthogonal to the others, so what it lacks lies where eigenvalues are below the
-    last one watched (Davis and Kahan); a power step shrinks that by their ratio, and tokens are small in those
-    directions, by the root of it. Two Ritz vectors mix only through what both lack, and through rounding, which weighs
-    the more the nearer their eigenvalues are.
+    The residual r of a Ritz vector of value t is orthogonal to all Ritz vectors. Along eigenvectors beyond these, with
+    eigenvalues up to b, the image is off by |r| b / (t (t - b)) at most (Davis and Kahan). Along the eigenvector near
+    another one, of value s and residual q, it is off by r'q / (t |t - s|), as that eigenvector leans towards q / s;
+    how it leans further among eigenvalues up to b adds at most |r| |q| b / (s - b) to r'q. A projection is off by as
+    much times the root of the ratio of eigenvalues. These errors are orthogonal. Rounding mixes two directions the more
+    the nearer their eigenvalues are.
 
     Args:
-        values, residuals: Ritz values, descending, and norms of the residuals, ``(M, L)`` float64.
+        values: Ritz values, descending, ``(M, L)`` float64; the last of them stands for b.
+        residuals: inner products of the residuals, ``(M, L, L)``.
         count: K, how many of them matter.
 
     Returns:
         Of the worst of K projections, relative to its root mean square, ``(M,)`` each; not a number where fewer than K
         eigenvalues are distinct from the last.
     """
-    own, others, beyond = values[:, :count, None], values[:, None, :-1], values[:, -1, None]
+    norms = residuals.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    own, others, beyond = values[:, :count, None], values[:, None, :-1], values[:, -1:, None]
     apart = (own - others).abs()
     apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    ratio, own = others / own, own[..., 0]
-    lacks = residuals[:, :count] / (own - beyond)
-    mixed = lacks[..., None] * residuals[:, None, :-1] / apart * ratio.clamp(max=1) * ratio.sqrt()
+    both = norms[:, :count, None] * norms[:, None, :-1] * (beyond / (others - beyond).clamp(min=_TINY))
+    shared = (residuals[:, :count, :-1].abs() + both) / others.clamp(min=_TINY)
+    mixed = torch.minimum(shared, norms[:, :count, None]) * others / (own * apart) * (others / own).sqrt()
+    own, beyond = own[..., 0], beyond[..., 0]
+    lacking = norms[:, :count] / (own - beyond) * (beyond / own) ** 1.5
     rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond)
-    error = lacks * (beyond / own) ** 1.5 + mixed.sum(-1) + rounding
+    error = (lacking.square() + mixed.square().sum(-1)).sqrt() + rounding
     return error.amax(-1), rounding.amax(-1)
 
 
