@@ -98,8 +98,8 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _alike(x: Tensor) -> bool:
     """Whether most neighbours in a row ``(M, N, D)`` are, see :data:`_ALIKE`; a few numbers of each are asked."""
     some = x[:, :: x.shape[1] // 4, ::4]
-    change, spread = (some[1:] - some[:-1]).square().mean((1, 2)), _centred(some, 1).square().mean((1, 2))
-    return len(x) > 2 and bool(change.median() <= _ALIKE**2 * spread.median())
+    change, spread = (some[1:] - some[:-1]).norm(dim=(1, 2)), _centred(some, 1).norm(dim=(1, 2))
+    return len(x) > 2 and bool(change.median() <= _ALIKE * spread.median())
 
 
 def _start(x: Tensor, rows: int) -> Tensor:
