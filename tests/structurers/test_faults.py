@@ -7,6 +7,7 @@ from tests.structurers.conftest import Brightness, Patches, Tubelets
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
 from vipo.structurers.allocators import CLSAttentionAllocator, FeatureNormAllocator
 from vipo.structurers.backbones import DINOv2Backbone
+from vipo.structurers.structurer import _flat
 
 
 @pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
@@ -40,6 +41,21 @@ def test_picture_of_one_colour_becomes_ones_with_position_embeddings(pixels, all
     faint = batch[1:2].clone()
     faint[..., :32, :32] += 2 / 255
     assert structurer(faint, (1, 16, 16)).std() > 0, 'two steps of 8 bits are a picture'
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (16, 16), (33, 70)], ids=str)
+def test_one_other_pixel_anywhere_is_no_single_colour(size):
+    """Frame k of the second clip has one at place k, in one channel; its last frame and the first clip have none."""
+    height, width = size
+    rows, columns = {0, 1 % height, height // 2, height - 1}, {0, 3 % width, width // 2, width - 1}
+    places = [(y, x) for y in rows for x in columns]
+    pixels = torch.full((2, 3, len(places) + 1, height, width), 0.5)
+    for k, (y, x) in enumerate(places):
+        pixels[1, k % 3, k, y, x] += 1 / 255
+    flat = _flat(pixels)
+    assert flat[0].all()
+    assert flat[1, -1]
+    assert flat[1].sum() == (2 if size == (1, 1) else 1)
 
 
 def test_constant_frame_in_a_clip_gets_the_mean_of_the_others():
