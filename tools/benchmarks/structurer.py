@@ -136,9 +136,10 @@ def benchmark(
     for round_ in range(repeats + 1):
         for name, work in works.items():
             time.sleep(0.2)  # threads of the one before, which wait for more to do, go to sleep
-            seconds = _seconds(work, pixels.device)
-            if round_:  # the first one warms up
-                took[name].append(seconds)
+            if round_:
+                took[name].append(_seconds(work, pixels.device))
+            else:
+                work()
     medians = {name: statistics.median(values) for name, values in took.items()}
     theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None].to(pixels)
     ours, few = whole(pixels, grid), sparse(pixels, grid)
@@ -163,11 +164,11 @@ def benchmark(
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """How long one call takes. A short one is made again for half a second, the first, cold one not counted."""
+    """How long one call takes. A short one is made again for a third of a second, the first, cold one not counted."""
     import torch
 
     took: list[float] = []
-    while sum(took) < 0.5:
+    while sum(took) < 0.3:
         began = time.perf_counter()
         work()
         if device.type == 'cuda':
