@@ -200,6 +200,30 @@ def test_the_error_is_the_one_that_is_found(spectrum, normal, monkeypatch, tail,
     assert 0.95 * off <= error.item() <= {'steep': 1.1, 'slow': 3}[tail] * off
 
 
+@pytest.mark.parametrize(
+    ('tail', 'tilted'),
+    [(1e-4, (0, 3)), (1e-4, (0, 2)), (1e-4, (2, 3)), (0.3, (0,)), (0.3, (2,))],
+    ids=['along a weaker one', 'along each other', 'along a much weaker one', 'beyond all', 'beyond all, more'],
+)
+def test_every_part_of_the_error(monkeypatch, tail, tilted):
+    """Eigenvectors are unit vectors; rows of the basis lean towards one beyond it, of an eigenvalue near ``tail``."""
+    monkeypatch.setattr(principal, '_ROUNDING', 0.0)
+    strengths = torch.linspace(1, 0.9, 37, dtype=torch.float64) * tail
+    scatter = torch.cat([torch.tensor([4.0, 2.5, 1.6, 0.5], dtype=torch.float64), strengths])
+    basis = torch.eye(16, 41, dtype=torch.float64)
+    basis[list(tilted), 30] = 0.1
+    basis = torch.linalg.qr(basis.T).Q.T
+    ritz, vectors = torch.linalg.eigh(basis * scatter @ basis.T)
+    ritz, axes = ritz.flip(0), vectors.flip(1).T @ basis
+    images = axes * scatter
+    residuals = images - ritz[:, None] * axes
+    found = torch.nn.functional.normalize(images[:3], dim=1)
+    exact = torch.eye(3, 41, dtype=torch.float64) * found.diagonal().sign()[:, None]
+    off = (((found - exact).square() * scatter).sum(1) / scatter[:3]).sqrt().max().item()
+    error, _ = principal._error(ritz[None, :-1], (residuals @ residuals.T)[None, :-1, :-1], 3)
+    assert 0.9 * off <= error.item() <= 1.3 * off
+
+
 def test_noise_without_any_direction(normal, exact_calls):
     x = normal(2, 300, 160)
     check(x, atol=2e-4)
