@@ -1,4 +1,4 @@
-"""Principal components of many items at once: a few products with the data where those are shown to suffice."""
+"""Principal components of many items at once: a few products with the data where those suffice."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     """PCA of each item's tokens.
 
     The sign of a principal axis is arbitrary; here the axis entry of largest magnitude is positive, as in scikit-learn.
-    The axes come from a few products with the tokens where those are shown to suffice, see :func:`_search`, and from
-    the exact decomposition elsewhere: a projection is right to 1e-4 of its size.
+    The axes come from a few products with the tokens where a projection is then off by no more than 1e-4 of its size,
+    as :func:`_error` estimates, and from the exact decomposition elsewhere.
 
     Args:
         tokens: ``(..., N, D)``. It is faster where items in a row are alike, as frames of a clip are.
