@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.structurers.conftest import Brightness, Patches, Tubelets
+from vipo.registry import ConfigError
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
 from vipo.structurers.allocators import CLSAttentionAllocator, FeatureNormAllocator
-from vipo.structurers.backbones import DINOv2Backbone
+from vipo.structurers.backbones import Backbone, DINOv2Backbone, Features
 from vipo.structurers.structurer import _flat
 
 
@@ -101,6 +102,29 @@ def test_broken_backbone_is_an_error_that_names_it(pixels, fault, of, where):
 
     with pytest.raises(ValueError, match='Broken returned features that are not finite'):
         PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))
+
+
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf])
+def test_broken_backbone_of_many_features(fault):
+    """Where components are searched for, and not taken from a decomposition."""
+
+    class Broken(Backbone):
+        def __call__(self, pixels):
+            out = torch.randn(len(pixels), 160, 18, 18)
+            out[-1, 7, 17, 3] = fault
+            return Features(out)
+
+    with pytest.raises(ConfigError, match='Broken returned features that are not finite'):
+        PerceptualStructurer(Broken(), PCAAllocator())(torch.rand(1, 3, 5, 16, 16), (2, 4, 4))
+
+
+def test_what_an_allocator_raises_itself_is_not_blamed_on_the_backbone(pixels):
+    class Careful(Allocator):
+        def __call__(self, features, cls_attention=None):
+            raise FloatingPointError('underflow encountered in divide')
+
+    with pytest.raises(FloatingPointError, match='underflow'):
+        PerceptualStructurer(Patches(), Careful())(pixels(1, 1, 16, 16), (1, 4, 4))
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,28 @@ def test_large_mean_does_not_matter(tokens, exact_calls):
     assert exact_calls == []
 
 
+@pytest.mark.parametrize('scale', [2.0**-40, 2.0**30, 2.0**40])
+def test_scale_does_not_matter(tokens, scale):
+    """Powers of two round nothing. Of the largest, products of products are beyond float32."""
+    x = tokens(6, 300, 160, [20.0, 12.0, 8.0])
+    plain, scaled = principal_components(x, 3), principal_components(x * scale, 3)
+    torch.testing.assert_close(scaled[0] / scale, plain[0], atol=5e-3, rtol=0)
+    torch.testing.assert_close(scaled[1], plain[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled[2] / scale**2, plain[2], atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf, 3e38])
+@pytest.mark.parametrize('shape', [(1, 16, 4), (1, 4, 16), (1, 300, 160), (12, 300, 160)], ids=str)
+@pytest.mark.parametrize('place', [0, 1234, -1])
+@pytest.mark.parametrize('drift', [0.0, 1.0])
+def test_one_number_that_is_not_finite(normal, value, shape, place, drift):
+    x = normal(*shape[1:]) + drift * normal(*shape)
+    flat = x.view(-1)
+    flat[place % len(flat)] = value
+    with pytest.raises(FloatingPointError, match='a token is not finite, or its square is not'):
+        principal_components(x, 3)
+
+
 def test_by_hand():
     x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     projected, axes, variances = principal_components(x, 2)

@@ -23,7 +23,7 @@ step versions 60 -c 'import torch, diffusers, transformers, vipo; print(*map(str
     "torch", torch.__version__, "diffusers", diffusers.__version__, "transformers", transformers.__version__)))'
 [ ${#failed[@]} = 0 ] || { echo "$python cannot import what ViPO needs" >&2; exit 1; }
 one_prompt=(batch.prompts_per_iteration=1 batch.updates_per_iteration=1)
-step structurer 60 tools/benchmark.py structurer --device cuda --size large --out "$out/structurer.json"
+step structurer 60 tools/benchmark.py structurer --device cuda --size large --frames-per-batch 64 --out "$out/structurer.json"
 step flux 180 tools/benchmark.py loop configs/vipo_flux_hps_lora.py --random --iterations 1 \
     --out "$out/flux.json" --cfg-options "${one_prompt[@]}" batch.micro_batch_size=4
 step wan 200 tools/benchmark.py loop configs/vipo_wan_videoalign_lora.py --random --iterations 1 \

@@ -83,12 +83,18 @@ def plain_map(features: list[Any], grid: tuple[int, int, int], components: int =
 
 
 def benchmark(
-    backbone: DINOv2Backbone, half: DINOv2Backbone, pixels: Tensor, grid: tuple[int, int, int], repeats: int
+    backbone: DINOv2Backbone,
+    half: DINOv2Backbone,
+    pixels: Tensor,
+    grid: tuple[int, int, int],
+    repeats: int,
+    frames_per_batch: int,
 ) -> dict[str, float]:
     """Seconds of both, with and without the backbone, and how the maps compare.
 
     Args:
         half: the same backbone in bfloat16.
+        repeats: turns that each gets; three times as many without the backbone, where they are short.
     """
     import torch
 
@@ -105,7 +111,7 @@ def benchmark(
         def __call__(self, pictures: Tensor) -> Features:
             return Features(self.features[: len(pictures)])
 
-    options: dict[str, Any] = {'normalize': 'minmax', 'frames_per_batch': 8}
+    options: dict[str, Any] = {'normalize': 'minmax', 'frames_per_batch': frames_per_batch}
     allocator = PCAAllocator(orientation='as_computed')
     whole = PerceptualStructurer(backbone, allocator, **options)
     sparse = PerceptualStructurer(backbone, allocator, frames='latent', **options)
@@ -122,25 +128,19 @@ def benchmark(
     def plain() -> list[Any]:
         return [plain_map(plain_features(backbone.model, clip), grid) for clip in pixels]
 
-    works: dict[str, Callable[[], Any]] = {
+    alone: dict[str, Callable[[], Any]] = {
         'plain, map alone': lambda: [plain_map(features, grid) for features in lists],
         'ours, map alone': lambda: from_features(pixels, grid),
         'ours, map alone, one frame per latent frame': lambda: from_few(pixels, grid),
+    }
+    joined: dict[str, Callable[[], Any]] = {
         'plain': plain,
         'ours': lambda: whole(pixels, grid),
         'ours, bfloat16': lambda: narrow(pixels, grid),
         'ours, one frame per latent frame': lambda: sparse(pixels, grid),
         'ours, bfloat16, one frame per latent frame': lambda: both(pixels, grid),
     }
-    took: dict[str, list[float]] = {name: [] for name in works}
-    for round_ in range(repeats + 1):
-        for name, work in works.items():
-            time.sleep(0.2)  # threads of the one before, which wait for more to do, go to sleep
-            if round_:
-                took[name].append(_seconds(work, pixels.device))
-            else:
-                work()
-    medians = {name: statistics.median(values) for name, values in took.items()}
+    medians = _in_turn(alone, 3 * repeats, pixels.device) | _in_turn(joined, repeats, pixels.device)
     theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None].to(pixels)
     ours, few = whole(pixels, grid), sparse(pixels, grid)
     return {
@@ -158,9 +158,22 @@ def benchmark(
         'correlation of few frames with all': _correlation(few, ours),
         'correlation of few frames in bfloat16 with all': _correlation(both(pixels, grid), ours),
         'features, MiB': ready.nbytes / 2**20,
-        'map alone, peak beside the features, MiB': _peak(works['ours, map alone'], pixels.device) / 2**20,
-        'with backbone, peak, MiB': _peak(works['ours'], pixels.device) / 2**20,
+        'map alone, peak beside the features, MiB': _peak(alone['ours, map alone'], pixels.device) / 2**20,
+        'with backbone, peak, MiB': _peak(joined['ours'], pixels.device) / 2**20,
     }
+
+
+def _in_turn(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each, one after the other, ``repeats`` times; before that, each is called once."""
+    took: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, work in works.items():
+            time.sleep(0.2)  # threads of the one before, which wait for more to do, go to sleep
+            if round_:
+                took[name].append(_seconds(work, device))
+            else:
+                work()
+    return {name: statistics.median(values) for name, values in took.items()}
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:
@@ -233,6 +246,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--backbone', help='a DINOv2 checkpoint in place of random weights')
     parser.add_argument('--size', choices=DINOV2_SIZES, default='small', help='of a DINOv2 with random weights')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--frames-per-batch', type=int, default=4, help='of the backbone; on a GPU rather 64')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
@@ -251,7 +265,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.backbone or random_dinov2(args.size, folder)
         backbone, half = (DINOv2Backbone(checkpoint, device=args.device, dtype=d) for d in ('float32', 'bfloat16'))
-        results = benchmark(backbone, half, pixels, grid, args.repeats)
+        results = benchmark(backbone, half, pixels, grid, args.repeats, args.frames_per_batch)
     threads = torch.get_num_threads()
     print(
         f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}, {threads} threads'

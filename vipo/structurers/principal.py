@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,8 @@ _ALIKE = 0.05
 _TOLERANCE = 1e-4
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
+#: Of the largest eigenvalue: where products of products with the scatter stay within float32.
+_RANGE = 1e-10, 1e16
 #: In place of a divisor of 0.
 _TINY = 1e-200
 #: On a CPU, bytes per thread of the items that are worked on together.
@@ -42,6 +46,7 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
 
     Raises:
         ConfigError: fewer than K components can be had.
+        FloatingPointError: a token is not finite, or its square is not in float32.
     """
     *lead, n, d = tokens.shape
     if not 1 <= count <= min(n, d):
@@ -50,7 +55,7 @@ def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Te
     together = max(1, len(x) if x.is_cuda else _TOGETHER * torch.get_num_threads() // (4 * n * d))
     parts = [_leading(part.float(), count) for part in x.split(together)]
     projected, axes = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts, strict=True))
-    values = projected.square().sum(-1)
+    values = _finite(projected.square().sum(-1))
     something = values > _nothing(x)[:, None]
     largest = axes.gather(-1, axes.abs().argmax(-1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0)
@@ -65,14 +70,12 @@ def _leading(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Projections ``(M, K, N)`` and axes ``(M, K, D)`` of ``(M, N, D)``."""
     if min(x.shape[1:]) <= max(_SMALL, 5 * (count + _EXTRA)):
         return _exact(x, count)
-    if _alike(x):
-        start = _start(x[::5], count + _EXTRA)
-        nearest = (torch.arange(len(x), device=x.device) + 2) // 5
-        start = start[nearest.clamp(max=len(start) - 1)]
-    else:
-        start = _start(x, count + _EXTRA)
-    axes, sure = _search(x, start, count)
-    projected = _centred(axes @ x.mT, -1)
+    try:
+        axes, sure = _search(x, _directions(x, count + _EXTRA), count)
+    except FloatingPointError:  # of 1e17 and more float32 has no products
+        return _exact(x, count)
+    projected = axes @ x.mT
+    projected -= projected.mean(-1, keepdim=True)
     if not sure.all():
         for few in (~sure).nonzero()[:, 0].split(8):
             projected[few], axes[few] = _exact(x[few], count)
@@ -88,16 +91,25 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Projections ``(M, K, N)`` and axes ``(M, K, D)`` of ``(M, N, D)``, by way of float64."""
     centred = _centred(x.double(), 1)
     if x.shape[2] <= x.shape[1]:
-        axes = torch.linalg.eigh(centred.mT @ centred)[1][..., -count:].flip(-1).mT
+        axes = _eigh(centred.mT @ centred)[1][..., -count:].flip(-1).mT
     else:
-        vectors = torch.linalg.eigh(centred @ centred.mT)[1][..., -count:].flip(-1)
+        vectors = _eigh(centred @ centred.mT)[1][..., -count:].flip(-1)
         axes = F.normalize(vectors.mT @ centred, dim=-1)
     return (axes @ centred.mT).float(), axes.float()
 
 
+def _directions(x: Tensor, rows: int) -> Tensor:
+    """Orthonormal directions ``(M, R, D)`` to begin with; those of an item near by where neighbours are alike."""
+    if not _alike(x):
+        return _start(x, rows)
+    start = _start(x[::5], rows)
+    nearest = (torch.arange(len(x), device=x.device) + 2) // 5
+    return start.index_select(0, nearest.clamp(max=len(start) - 1))
+
+
 def _alike(x: Tensor) -> bool:
     """Whether most neighbours in a row ``(M, N, D)`` are, see :data:`_ALIKE`; a few numbers of each are asked."""
-    some = x[:, :: x.shape[1] // 4, ::4]
+    some = x[:, :: x.shape[1] // 4, ::8]
     change, spread = (some[1:] - some[:-1]).norm(dim=(1, 2)), _centred(some, 1).norm(dim=(1, 2))
     return len(x) > 2 and bool(change.median() <= _ALIKE * spread.median())
 
@@ -150,13 +162,15 @@ def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor,
     """
     watched = count + _EXTRA
     small = basis @ images.mT
-    values, vectors = torch.linalg.eigh(small.double())
+    values, vectors = _eigh(small.double())
     values, chosen = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT
     beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
     residuals = chosen @ (beside @ beside.mT).double() @ chosen.mT
     error, least = _error(values[:, :-1].clamp(min=0), residuals[:, :-1, :-1], count)
-    sure = (error <= _TOLERANCE) | (values[:, 0] <= _nothing(x))
-    return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, ~sure & (least <= _TOLERANCE)
+    largest = values[:, 0]
+    known = (largest > _RANGE[0]) & (largest < _RANGE[1])
+    sure = (known & (error <= _TOLERANCE)) | (largest <= _nothing(x))
+    return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, known & ~sure & (least <= _TOLERANCE)
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -198,6 +212,16 @@ def _scattered(x: Tensor, rows: Tensor) -> Tensor:
     for _ in range(2):  # once leaves what rounding brings back, and the mean would multiply it
         projected -= projected.mean(1, keepdim=True)
     return projected.mT @ x
+
+
+def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.linalg.eigh(_finite(matrices))
+
+
+def _finite(products: Tensor) -> Tensor:
+    if not math.isfinite(products.sum()):
+        raise FloatingPointError('a token is not finite, or its square is not')
+    return products
 
 
 def _centred(x: Tensor, dim: int) -> Tensor:

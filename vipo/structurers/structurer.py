@@ -112,19 +112,33 @@ class PerceptualStructurer(Structurer):
     def _raw(self, pixels: Tensor, frames: range, grid: tuple[int, int, int]) -> Tensor:
         """Maps ``(B, F, H, W)`` of F chosen frames."""
         pixels = pixels[:, :, frames.start : frames.stop : frames.step]
-        features = self.dense(pixels)
-        maps = self.allocator(features.map, features.cls_attention)
+        features, maps = self._allocated(pixels)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
             maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
         return resize_to_grid(self._fill(maps, _flat(pixels).to(maps.device)), *grid[1:], features.offset)
 
-    def dense(self, pixels: Tensor) -> Features:
-        """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``."""
+    def _allocated(self, pixels: Tensor) -> tuple[Features, Tensor]:
+        """Features, and the allocator's maps ``(B, F, h, w)``."""
+        finds = getattr(self.allocator, 'finds_nonfinite', False)
+        features = self.dense(pixels, finite=not finds)
+        try:
+            return features, self.allocator(features.map, features.cls_attention)
+        except FloatingPointError as error:
+            if not finds:
+                raise
+            raise _not_finite(type(self.backbone).__name__) from error
+
+    def dense(self, pixels: Tensor, finite: bool = True) -> Features:
+        """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``.
+
+        Args:
+            finite: whether to refuse a map that is not.
+        """
         batch, _, frames, _, _ = pixels.shape
         name = type(self.backbone).__name__
         whole = getattr(self.backbone, 'clips', False)
         given = pixels.split(max(1, self.frames_per_batch // frames)) if whole else self._stills(pixels)
-        parts = [check_features(self.backbone(chunk), chunk, name) for chunk in given]
+        parts = [check_features(self.backbone(chunk), chunk, name, finite) for chunk in given]
         joined = _joined([p.map for p in parts])
         attention = None if parts[0].cls_attention is None else _joined([p.cls_attention for p in parts])
         if whole:
@@ -181,8 +195,11 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def check_features(features: Features, given: Tensor, name: str) -> Features:
+def check_features(features: Features, given: Tensor, name: str, finite: bool = True) -> Features:
     """Refuse what does not belong to the pictures ``(N, 3, Y, X)`` or clips ``(B, 3, F, Y, X)`` that were given.
+
+    Args:
+        finite: whether to look at every feature.
 
     Raises:
         ConfigError: it is not what :class:`~vipo.structurers.backbones.Features` says; the message names the backbone.
@@ -199,7 +216,11 @@ def check_features(features: Features, given: Tensor, name: str) -> Features:
                 f'{name}: the spans {spans} of {features.map.shape[1]} feature frames do not make up the '
                 f'{given.shape[2]} frames of a clip'
             )
-    for values in (features.map, features.cls_attention):
+    for values in (features.map if finite else None, features.cls_attention):
         if values is not None and not values.sum().isfinite():  # one pass, nothing is stored
-            raise ConfigError(f'{name} returned features that are not finite')
+            raise _not_finite(name)
     return features
+
+
+def _not_finite(name: str) -> ConfigError:
+    return ConfigError(f'{name} returned features that are not finite')

@@ -15,6 +15,8 @@ class Allocator(ABC):
     #: Whether all frames of a clip are on one scale, so that a constant frame has that value and not the mean of the
     #: others.
     over_clip: bool = False
+    #: Whether a feature that is not finite makes it raise FloatingPointError, so that nobody need look at them before.
+    finds_nonfinite: bool = False
 
     @abstractmethod
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:

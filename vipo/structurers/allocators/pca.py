@@ -32,6 +32,8 @@ class PCAAllocator(Allocator):
         ValueError: an option is unknown or out of range.
     """
 
+    finds_nonfinite = True
+
     def __init__(
         self, components: int = 3, combine: str = 'variance', sigma: float = 1.0, orientation: str = 'center'
     ) -> None:
