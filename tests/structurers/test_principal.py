@@ -1,5 +1,6 @@
 """Principal components against scikit-learn's, and when the quick way to them is not taken."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -222,6 +223,20 @@ def test_every_part_of_the_error(monkeypatch, tail, tilted):
     off = (((found - exact).square() * scatter).sum(1) / scatter[:3]).sqrt().max().item()
     error, _ = principal._error(ritz[None, :-1], (residuals @ residuals.T)[None, :-1, :-1], 3)
     assert 0.9 * off <= error.item() <= 1.3 * off
+
+
+def test_features_that_are_hardly_ever_active(normal):
+    """torch.linalg.eigh gives up on two in a hundred of these on a CPU."""
+    x = torch.zeros(100, 320, 240)
+    for i, item in enumerate(x):
+        item[:, torch.from_numpy(np.random.default_rng(i).permutation(240)[: 3 + i // 3])] = normal(
+            320, 3 + i // 3, seed=i
+        )
+    projected, axes = principal._exact(x, 3)
+    torch.testing.assert_close(axes @ axes.mT, torch.eye(3).expand(100, 3, 3), atol=1e-5, rtol=0)
+    found = projected.double().square().sum(-1)
+    expected = torch.linalg.svdvals((x - x.mean(1, keepdim=True)).double())[:, :3].square()
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-5)
 
 
 def test_noise_without_any_direction(normal, exact_calls):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +13,8 @@ from vipo.registry import ConfigError
 
 #: Up to this many patches or features an exact decomposition costs next to nothing.
 _SMALL = 64
+#: Up to this size LAPACK does not divide a matrix for its eigenvectors.
+_UNDIVIDED = 25
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
 #: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares:
@@ -29,6 +32,7 @@ _TINY = 1e-200
 _TOGETHER = 32 * 2**20
 
 
+@torch.no_grad()
 def principal_components(tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """PCA of each item's tokens.
 
@@ -215,7 +219,16 @@ def _scattered(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.linalg.eigh(_finite(matrices))
+    """Eigenvalues ``(..., n)``, ascending, and eigenvectors in columns.
+
+    On a CPU torch's own gives up on some large matrices with rows of zeros, as of features that are never active, or of
+    low rank (https://github.com/pytorch/pytorch/issues/145801).
+    """
+    _finite(matrices)
+    if matrices.shape[-1] <= _UNDIVIDED or not matrices.is_cpu:
+        return torch.linalg.eigh(matrices)
+    values, vectors = np.linalg.eigh(matrices.numpy())
+    return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 def _finite(products: Tensor) -> Tensor:
