@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     for note in plan.notes:
         print(f'note: {note}')
     if plan.peak > args.gpu_memory * 1e9:
-        remedy = find_remedy(cfg, gpus, args.gpu_memory * 1e9)
+        remedy = find_remedy(cfg, gpus, args.gpu_memory * 1e9, cost)
         nothing = 'no option makes it fit: it needs larger GPUs or _base_/strategies/fsdp2.py'
         print(f'it would fit with {remedy}' if remedy else nothing)
     if gpus > 1:

@@ -289,21 +289,33 @@ REMEDIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def find_remedy(cfg: Config, gpus: int, memory: float) -> str | None:
-    """The first of :data:`REMEDIES`, or the first of them together, with which DDP fits into ``memory`` bytes."""
+def find_remedy(cfg: Config, gpus: int, memory: float, cost: PassCost | None = None) -> str | None:
+    """The first of :data:`REMEDIES`, or the first of them together, with which DDP fits into ``memory`` bytes.
+
+    Args:
+        cost: of the config as it is, where it was measured before.
+    """
     open_to = [
         (text, options)
         for text, options in REMEDIES
         if not all((cfg if text == _OFFLOAD_ALL else cfg.generator).get(k) for k in options)
     ]
     trials = [[]] + [[remedy] for remedy in open_to] + [open_to[:n] for n in range(2, len(open_to) + 1)]
-    smallest = 2 if plan_batch(cfg, gpus).update_samples % gpus else 1  # one by one, some ranks would make a pass more
+    batch = plan_batch(cfg, gpus)
+    smallest = 2 if batch.update_samples % gpus else 1  # one by one, some ranks would make a pass more
+    # Of all that is tried, only the size of a micro-batch and LoRA change what a pass costs.
+    same = batch.longest(batch.micro_batch_size) == batch.longest(smallest)
+    costs = {repr(cfg.generator.get('lora')): cost} if cost is not None and same else {}
     for trial in trials:
         changed = deepcopy(cfg)
         changed.batch.update(micro_batch_size=smallest, replay_micro_batch_size=None)
         for text, options in trial:
             (changed._cfg_dict if text == _OFFLOAD_ALL else changed.generator).update(ConfigDict(options))
-        if make_plan(changed, gpus).peak <= memory:
+        lora = changed.generator.get('lora')
+        if repr(lora) not in costs:
+            generator = GENERATORS.build({**changed.generator, 'init': 'meta'}, at='generator')
+            costs[repr(lora)] = measure_pass(generator, plan_batch(changed, gpus).longest(smallest), lora)
+        if make_plan(changed, gpus, cost=costs[repr(lora)]).peak <= memory:
             texts = [text for text, _ in trial]
             texts = [f'batch.micro_batch_size={smallest}'] * (cfg.batch.get('micro_batch_size', 16) > smallest) + texts
             return ' and '.join(texts) or None
