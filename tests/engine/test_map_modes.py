@@ -8,6 +8,7 @@ import torch
 from tests.engine.conftest import history, run
 from vipo.engine.loop import PolicyLoop
 from vipo.engine.runner import build_runner
+from vipo.engine.scoring import RunStopped
 from vipo.registry import ConfigError
 
 
@@ -30,6 +31,13 @@ def test_map_on_the_reward(cfg, collected):
     (record,) = history(runner)
     assert record['map/entropy'] < 1
     assert 'clipped_inside' not in record, 'the loss saw no map'
+
+
+def test_map_on_the_reward_that_is_not_finite_stops_the_run(cfg):
+    runner = build_runner(cfg(train_cfg__max_iters=1, advantage__map_on='reward', evaluation=None))
+    runner.components.structurer = lambda pixels, grid: torch.full((len(pixels), 1, *grid), torch.nan)
+    with pytest.raises(RunStopped, match='function gave a map that is not finite'):
+        runner.train()
 
 
 def test_map_of_the_reward_itself(cfg, collected):

@@ -173,6 +173,21 @@ def test_clipped_inside_and_outside_the_map_by_hand():
     assert stats['clipped_outside'].item() == pytest.approx(2 / 6)
 
 
+def test_micro_batches_clip_as_much_inside_and_outside_as_the_whole(normal):
+    """Their means are weighted by samples. The last map is constant, so that it has neither place."""
+    ratios, signed = (0.3 * normal(5, 2, 3, 4)).exp(), normal(5, 1, 1, 1, seed=1)
+    maps = normal(5, 1, 2, 3, 4, seed=2).exp()
+    maps[4] = 1
+    whole = ratio_statistics(ratios.log(), signed, 0.2, maps)
+    pieces = (slice(0, 2), slice(2, 4), slice(4, 5))
+    parts = [ratio_statistics(ratios[p].log(), signed[p], 0.2, maps[p]) for p in pieces]
+    for name in ('clipped_fraction', 'clipped_inside', 'clipped_outside'):
+        assert whole[name] > 0.1
+        together = sum(part[name] * n for part, n in zip(parts, (2, 2, 1), strict=True)) / 5
+        assert together.item() == pytest.approx(whole[name].item(), rel=1e-5)
+    assert parts[2]['clipped_inside'] == parts[2]['clipped_outside'] == parts[2]['clipped_fraction']
+
+
 def test_clip_range_of_each_position():
     """A ratio of 1.5 is clipped where the range is 0.4 and not where it is 0.6."""
     old, ratio = torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 1.5)

@@ -110,6 +110,19 @@ def test_bad_options_name_the_config_key(options):
         PolicyLoss(**options)
 
 
+def test_clip_range_is_as_wide_for_a_map_of_either_sign():
+    """A range of 0.4 at -1 and at 1, where a ratio of 1.3 is not clipped."""
+    allocation = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 1, 2, 2)
+    _, logs = PolicyLoss(clip_range=0.4, clip_exponent=1.0)(
+        torch.full((1, 1, 2, 2), 1.3).log(), OLD[:1], ADVANTAGE[:1], allocation
+    )
+    assert logs['clipped_fraction'] == 0
+    _, logs = PolicyLoss(clip_range=0.4, clip_exponent=1.0)(
+        torch.tensor([1.3, 0.7, 1.3, 0.7]).log().reshape(1, 1, 2, 2), OLD[:1], ADVANTAGE[:1], allocation
+    )
+    assert logs['clipped_fraction'] == 0
+
+
 @pytest.mark.parametrize(('exponent', 'clipped'), [(0.0, [1, 1]), (1.0, [0, 1]), (-1.0, [1, 0])])
 def test_clip_range_follows_the_map(exponent, clipped):
     """A ratio of 1.5 everywhere, a range of 0.4 and a map of 2 and 1/2: 0.8 and 0.2 with exponent 1."""

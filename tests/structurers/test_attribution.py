@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,8 +138,12 @@ def test_gradient_that_is_not_finite_is_counted(pictures):
 def test_mistakes_are_explained(pictures):
     with pytest.raises(ConfigError, match='needs a reward with a gradient, and FunctionReward has none'):
         attribution(FunctionReward(len))
-    with pytest.raises(ConfigError, match='needs a reward that is a CLIP, and Spot is none'):
+    with pytest.raises(ConfigError, match='needs a reward that is a CLIP with its text tower, and Spot is none'):
         attribution(Spot(), method='similarity')
+    pictures_alone = Spot()
+    pictures_alone.towers = SimpleNamespace(model=torch.nn.Module())  # as the aesthetic predictor keeps them
+    with pytest.raises(ConfigError, match='with its text tower, and Spot is none'):
+        attribution(pictures_alone, method='similarity')
     with pytest.raises(ConfigError, match='no reward yet'):
         RewardAttributionStructurer()(pictures, (1, 4, 6), ['1', '1'])
     with pytest.raises(ValueError, match='2 samples but 1 prompts'):

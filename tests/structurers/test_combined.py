@@ -135,3 +135,19 @@ def test_priors():
     assert (maps[1, 1] / maps[0, 0]).item() == pytest.approx(2.718281828**2, rel=1e-5)
     assert maps.mean().item() == pytest.approx(1)
     torch.testing.assert_close(maps, maps.flip(0).flip(1))
+
+
+def test_narrow_prior_is_the_positions_in_the_middle():
+    maps = PriorStructurer('center', width=1e-3)(torch.zeros(1, 3, 1, 8, 8), (1, 4, 6))[0, 0, 0]
+    assert maps.nonzero().tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
+    torch.testing.assert_close(maps[1:3, 2:4], torch.full((2, 2), 24 / 4))
+
+
+def test_power_of_a_narrow_map_is_finite():
+    """256 to the power of 16 is beyond float32."""
+    parts = {'a': {'type': 'PriorStructurer', 'prior': 'center', 'width': 0.01}, 'b': {'type': 'PriorStructurer'}}
+    structurer = CombinedStructurer(parts, 'product', weights={'a': 16.0})
+    maps = structurer(torch.zeros(1, 3, 1, 17, 17), (1, 17, 17))
+    assert maps.dtype == torch.float32
+    assert maps.nonzero().tolist() == [[0, 0, 0, 8, 8]]
+    assert maps.max().item() == pytest.approx(17**2)

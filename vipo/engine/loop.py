@@ -17,7 +17,7 @@ from vipo.engine.batch import Samples
 from vipo.engine.clock import peak_memory
 from vipo.engine.parallel import EqualWeights, check_same, check_same_names, encode_in_shares, gather, over_ranks
 from vipo.engine.preemption import stop_if_asked
-from vipo.engine.scoring import check_valid, score
+from vipo.engine.scoring import RunStopped, check_valid, score
 from vipo.engine.update import update
 from vipo.generators.base import Conditioning
 from vipo.randomness import SampleNoise, derive_seed
@@ -246,6 +246,9 @@ class PolicyLoop(IterBasedTrainLoop):
                 self.clock.advance(piece.stop - piece.start)
             samples.allocation = torch.cat(parts).to(samples.trajectory.log_prob.device)
             if c.advantage.get('map_on') == 'reward':
+                # On the advantage the loss would show it; here the sample would count as one with an invalid reward.
+                if not samples.allocation.isfinite().all():
+                    raise RunStopped(f'{type(c.structurer).__name__} gave a map that is not finite')
                 samples.advantage = self.advantages(samples, samples.allocation)
 
     def describe(self, samples: Samples) -> dict[str, float]:

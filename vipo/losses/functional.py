@@ -71,7 +71,7 @@ def ratio_statistics(
     (max |ratio - 1|) and ``approx_kl`` (Schulman's estimator ``(ratio - 1) - log ratio``).
 
     With a map, ``clipped_inside`` and ``clipped_outside`` are that fraction where the map is above its sample's mean
-    and elsewhere.
+    and elsewhere, as means over samples; of a constant map both are the fraction of the whole.
 
     Args:
         log_ratio, signed: as :func:`clipped_policy_loss` returns them.
@@ -88,6 +88,9 @@ def ratio_statistics(
     if allocation is not None and allocation.squeeze(1).shape == clipped.shape:
         maps = allocation.squeeze(1)
         inside = (maps > maps.mean((1, 2, 3), keepdim=True)).float()
+        whole = clipped.mean((1, 2, 3))
         for name, place in (('inside', inside), ('outside', 1 - inside)):
-            logs[f'clipped_{name}'] = (clipped * place).sum() / place.sum().clamp(min=1)
+            count = place.sum((1, 2, 3))
+            part = (clipped * place).sum((1, 2, 3)) / count.clamp(min=1)
+            logs[f'clipped_{name}'] = torch.where(count > 0, part, whole).mean()
     return logs

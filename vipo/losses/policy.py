@@ -17,8 +17,8 @@ class PolicyLoss:
     Args:
         mode: ``'position'`` or ``'scalar'``.
         clip_range: of the ratio of one position.
-        clip_exponent: with a map M, the range of a position is ``clip_range * M(p) ** clip_exponent``: 1 lets
-            positions that matter move farther, -1 less far, 0 all alike. M is kept within [0.1, 10] for this.
+        clip_exponent: with a map M, the range of a position is ``clip_range * |M(p)| ** clip_exponent``: 1 lets
+            positions that matter move farther, -1 less far, 0 all alike. |M| is kept within [0.1, 10] for this.
         scalar_clip_range: of the ratio in scalar mode; None divides ``clip_range`` by the square root of the number
             of positions, so that it binds about as often.
         kl_weight: 0 leaves the reference policy out, and its forward passes with it.
@@ -87,7 +87,7 @@ class PolicyLoss:
             positions = old_log_prob[0].numel()
             clip = self.scalar_clip_range or scalar_clip_range(self.clip_range, positions)
         elif self.clip_exponent and allocation is not None:
-            clip = self.clip_range * allocation.squeeze(1).clamp(0.1, 10) ** self.clip_exponent
+            clip = self.clip_range * allocation.squeeze(1).abs().clamp(0.1, 10) ** self.clip_exponent
         per_sample, log_ratio, signed = clipped_policy_loss(
             new_log_prob, old_log_prob, advantage, allocation, clip_range=clip, mode=self.mode
         )

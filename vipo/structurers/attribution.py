@@ -67,10 +67,10 @@ class RewardAttributionStructurer(Structurer):
         """
         kind = type(reward).__name__
         if self.method == 'similarity':
-            if not hasattr(reward, 'towers'):
+            if not hasattr(getattr(getattr(reward, 'towers', None), 'model', None), 'text_model'):
                 raise ConfigError(
-                    f"structurer.method='similarity' needs a reward that is a CLIP, and {kind} is none; "
-                    "method='gradient_input' works for every differentiable reward"
+                    f"structurer.method='similarity' needs a reward that is a CLIP with its text tower, and {kind} is "
+                    "none; method='gradient_input' works for every differentiable reward"
                 )
         elif not reward.differentiable:
             raise ConfigError(f'structurer.method={self.method!r} needs a reward with a gradient, and {kind} has none')

@@ -84,10 +84,10 @@ class CombinedStructurer(Structurer):
             total = sum(self.weights.values())
             combined = torch.stack([self.weights[n] / total * m for n, m in maps.items()]).sum(0)
         else:
-            combined = torch.stack([m ** self.weights[n] for n, m in maps.items()]).prod(0)
+            combined = torch.stack([m.double() ** self.weights[n] for n, m in maps.items()]).prod(0)
             vanished = combined.amax((1, 2, 3, 4)) <= 0
             self.counts.update(products=len(combined), vanished=int(vanished.sum()))
-        return normalized(combined, self.normalize)
+        return normalized(combined, self.normalize).float()
 
 
 @STRUCTURERS.register_module()

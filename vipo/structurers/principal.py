@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vipo.registry import ConfigError
@@ -119,14 +121,20 @@ def _alike(x: Tensor) -> bool:
 
 
 def _start(x: Tensor, rows: int) -> Tensor:
-    """Orthonormal directions ``(M, R, D)`` among the strong ones of ``(M, N, D)``, N >= 2 R.
+    """Orthonormal directions ``(M, R, D)`` among the strong ones of ``(M, N, D)``.
 
-    Differences of tokens that lie half the item apart, times the scatter.
+    Sums of all tokens with random signs, times the scatter: no component can be orthogonal to all of them by the
+    arrangement of a picture.
     """
-    half = x.shape[1] // 2
-    step = half // rows
-    here, there = (x[:, begin : begin + half : step][:, :rows] for begin in (step // 2, step // 2 + half))
-    return _orthonormal(_scattered(x, here - there))
+    sketch = torch.from_numpy(_signs(rows, x.shape[1])).to(x)
+    return _orthonormal(_scattered(x, sketch @ x))
+
+
+@lru_cache(maxsize=16)
+def _signs(rows: int, tokens: int) -> NDArray[np.float32]:
+    """Always the same ``(R, N)``, whose rows add up to 0, so that a large mean does not drown the rest."""
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rows, tokens))
+    return signs - signs.mean(1, keepdims=True)
 
 
 def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tensor, Tensor]:
@@ -173,7 +181,7 @@ def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor,
     error, least = _error(values[:, :-1].clamp(min=0), residuals[:, :-1, :-1], count)
     largest = values[:, 0]
     known = (largest > _RANGE[0]) & (largest < _RANGE[1])
-    sure = (known & (error <= _TOLERANCE)) | (largest <= _nothing(x))
+    sure = known & (error <= _TOLERANCE)
     return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, known & ~sure & (least <= _TOLERANCE)
 
 

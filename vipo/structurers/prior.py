@@ -45,11 +45,12 @@ class PriorStructurer(Structurer):
         maps = torch.ones(len(pixels), 1, *grid, device=pixels.device)
         if self.prior == 'uniform':
             return maps
-        rows, columns = (torch.exp(-0.5 * (_places(size).to(pixels.device) / self.width).square()) for size in grid[1:])
+        rows, columns = (_gaussian(size, self.width).to(pixels.device) for size in grid[1:])
         plane = rows[:, None] * columns
         return maps * (plane / plane.mean())
 
 
-def _places(size: int) -> Tensor:
-    """Middles of ``size`` equal cells of [-1, 1]."""
-    return (2 * torch.arange(size) + 1) / size - 1
+def _gaussian(size: int, width: float) -> Tensor:
+    """At the middles of ``size`` equal cells of [-1, 1], up to a factor: the largest value is 1."""
+    exponent = -0.5 * (((2 * torch.arange(size, dtype=torch.float64) + 1) / size - 1) / width).square()
+    return torch.exp(exponent - exponent.max()).float()

@@ -171,12 +171,7 @@ def load_vision_model(name: str, place: str, dtype: torch.dtype, unused: tuple[s
     """
     import transformers
 
-    model = load_transformers(getattr(transformers, name), place, dtype, part=True, unused=unused)
-    if dtype == torch.bfloat16:
-        from vipo.structurers.backbones import cpu_attention
-
-        model.set_attn_implementation(cpu_attention.NAME)
-    return model
+    return load_transformers(getattr(transformers, name), place, dtype, part=True, unused=unused)
 
 
 def block_number(layer: int, count: int) -> int:

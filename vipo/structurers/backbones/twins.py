@@ -55,7 +55,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 #: Class of timm -> arguments that shrink it.
 _TIMM: dict[str, dict[str, Any]] = {
-    'ResNet': {'layers': (1, 1, 1, 1), 'channels': (8, 8, 16, 16)},
+    'ResNet': {'layers': (1, 1, 1, 1), 'channels': (8, 8, 16, 16), 'cardinality': 1, 'base_width': 64},
     'ConvNeXt': {'depths': (1, 1, 1, 1), 'dims': (8, 8, 16, 16)},
     'VisionTransformerSAM': {'embed_dim': 16, 'num_heads': 2, 'neck_chans': 16},
     'HieraDet': {'embed_dim': 8, 'num_heads': 1, 'stages': (1, 1, 2, 1), 'global_att_blocks': (3,)},
