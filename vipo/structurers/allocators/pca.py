@@ -26,7 +26,8 @@ class PCAAllocator(Allocator):
         combine: ``'variance'`` weights by explained variance ratio; ``'average'`` and ``'first'`` are the paper's
             ablations.
         sigma: of the Gaussian, in patches; 0 for none.
-        orientation: a name from :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip.
+        orientation: a name from :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip; each frame's
+            axes follow those of the frame before, and where a clip cuts to another scene that may be either way.
 
     Raises:
         ValueError: an option is unknown or out of range.

@@ -40,6 +40,8 @@ class TimmBackbone(Backbone):
     A position of a strided convolution may look at the first pixel of its cell rather than the middle, as in any
     ResNet: half a stride up and to the left. That is read off the convolutions and said in
     :attr:`~vipo.structurers.backbones.Features.offset`, by which the map is put right; features are left as they are.
+    Of networks with strided layers beside their main path (PVTv2) or layers that pad or blur by themselves (BiT,
+    resnetblur) it is read wrongly, by up to 0.4 of a position.
 
     Args:
         model: name in timm, with or without the tag of the weights (``'resnet50'``, ``'resnet50.a1_in1k'``).
