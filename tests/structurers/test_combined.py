@@ -144,7 +144,7 @@ def test_narrow_prior_is_the_positions_in_the_middle():
 
 
 def test_power_of_a_narrow_map_is_finite():
-    """256 to the power of 16 is beyond float32."""
+    """289 to the power of 16 is beyond float32."""
     parts = {'a': {'type': 'PriorStructurer', 'prior': 'center', 'width': 0.01}, 'b': {'type': 'PriorStructurer'}}
     structurer = CombinedStructurer(parts, 'product', weights={'a': 16.0})
     maps = structurer(torch.zeros(1, 3, 1, 17, 17), (1, 17, 17))
