@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.conftest import history, run
+from tests.engine.conftest import history, run, small_config, weights
 from vipo.engine.loop import PolicyLoop
 from vipo.engine.runner import build_runner
 from vipo.engine.scoring import RunStopped
@@ -101,6 +101,50 @@ def test_signed_maps_are_logged_in_numbers(cfg):
     assert record['map/mean'] == pytest.approx(0, abs=1e-4)
     assert 0 < record['map/entropy'] < 1
     assert 0 < record['map/top_decile_mass'] < 1
+
+
+def test_structurer_that_gives_no_map_stops_the_run_before_its_first_evaluation(cfg):
+    runner = build_runner(cfg())
+    runner.components.structurer = lambda pixels, grid: torch.ones(len(pixels), *grid)
+    wanted = r'lambda.* must return a map \(B, 1, T, H, W\) = \(1, 1, 1, 16, 16\), got \(1, 1, 16, 16\)'
+    with pytest.raises(ConfigError, match=wanted):
+        runner.train()
+    assert not list(Path(runner.work_dir).rglob('*evaluation*'))
+
+
+def test_trial_of_the_map_changes_nothing(tmp_path, collected, monkeypatch):
+    options = {'train_cfg__max_iters': 1, 'evaluation': None}
+    one = run(small_config(tmp_path / 'with', **options))
+    monkeypatch.setattr('vipo.engine.loop.try_structurer', lambda components, record: None)
+    other = run(small_config(tmp_path / 'without', **options))
+    assert torch.equal(collected[0].allocation, collected[1].allocation)
+    for name, value in weights(one).items():
+        assert torch.equal(value, weights(other)[name])
+
+
+def warnings_of(runner, folder):
+    (log,) = folder.rglob('*.log')
+    return [line for line in log.read_text().splitlines() if 'the same everywhere' in line]
+
+
+def test_run_whose_maps_say_nothing_warns_once(cfg):
+    runner = run(cfg(evaluation=None, structurer__allocator__sigma=1000.0))
+    assert [row['map/constant'] for row in history(runner)] == [1, 1]
+    (warning,) = warnings_of(runner, Path(runner.work_dir))
+    assert 'iteration 1: 100% of the allocation maps' in warning
+
+
+@pytest.mark.parametrize('what', ['as it is', 'uniform allocator', 'blended away'])
+def test_maps_that_are_even_by_the_config_draw_no_warning(cfg, what):
+    config = cfg(evaluation=None)
+    inner = dict(config.structurer)
+    if what == 'uniform allocator':
+        config.structurer.allocator = {'type': 'UniformAllocator'}
+    if what == 'blended away':
+        config.structurer = {'type': 'BlendedStructurer', 'structurer': inner, 'floor': 1.0}
+    runner = run(config)
+    assert [row['map/constant'] == 1 for row in history(runner)] == [what != 'as it is'] * 2
+    assert warnings_of(runner, Path(runner.work_dir)) == []
 
 
 @pytest.mark.parametrize(

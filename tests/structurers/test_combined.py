@@ -109,7 +109,8 @@ def test_signed_parts_are_refused():
 @pytest.mark.parametrize(
     ('config', 'match'),
     [
-        ({'type': 'CombinedStructurer', 'parts': {}}, 'parts is empty'),
+        ({'type': 'CombinedStructurer', 'parts': {}}, 'parts must give every part a name'),
+        ({'type': 'CombinedStructurer', 'parts': [Fixed(LEFT)]}, r'every part a name.*, got \['),
         ({'type': 'CombinedStructurer', 'parts': {'a': Fixed(LEFT)}, 'combine': 'max'}, 'must be one of'),
         ({'type': 'CombinedStructurer', 'parts': {'a': Fixed(LEFT)}, 'weights': {'b': 1.0}}, "'b' must be one of"),
         ({'type': 'CombinedStructurer', 'parts': {'a': Fixed(LEFT)}, 'weights': {'a': 0.0}}, 'positive'),

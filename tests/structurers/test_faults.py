@@ -71,12 +71,12 @@ def test_constant_frame_in_a_clip_gets_the_mean_of_the_others():
 
 
 @pytest.mark.parametrize('normalize', ['mean', 'minmax'])
-@pytest.mark.parametrize('fault', [torch.nan, torch.inf, -torch.inf, 'negative'])
+@pytest.mark.parametrize('fault', [torch.nan, torch.inf, -torch.inf])
 def test_map_of_a_faulty_allocator_becomes_ones(pixels, fault, normalize):
     class Faulty(Allocator):
         def __call__(self, features, cls_attention=None):
             maps = features[:, :, 0].clone()
-            maps[0] = -1 - maps[0] if fault == 'negative' else fault
+            maps[0] = fault
             return maps
 
     structurer = PerceptualStructurer(Patches(), Faulty(), normalize)
@@ -84,9 +84,70 @@ def test_map_of_a_faulty_allocator_becomes_ones(pixels, fault, normalize):
     assert torch.equal(maps[0], torch.ones(1, 1, 4, 4))
     assert maps.isfinite().all()
     assert maps[1].std() > 0
-    # A negative map is cut at 0, and so is constant.
-    kind = 'constant' if fault == 'negative' else 'broken'
-    assert structurer.counts == {'frames': 2, 'constant': 0, 'broken': 0} | {kind: 1}
+    assert structurer.counts == {'frames': 2, 'constant': 0, 'broken': 1}
+
+
+@pytest.mark.parametrize(
+    ('returned', 'match'),
+    [
+        (lambda f: f[:, 0, 0], r'got \(2, 4, 4\), a tensor of torch.float32'),
+        (lambda f: f, r'got \(2, 1, 6, 4, 4\)'),
+        (lambda f: f[:, :, 0].flatten(2), r'got \(2, 1, 16\)'),
+        (lambda f: f[:, :, 0, 1:, 1:], r'got \(2, 1, 3, 3\)'),
+        (lambda f: f[:, :, 0].numpy(), r'got \(2, 1, 4, 4\), a ndarray'),
+        (lambda f: None, 'got None'),
+        (lambda f: [f], 'got a list'),
+        (lambda f: f[:, :, 0] - 1.0, r'got -0\.\d+ at the lowest; .*minmax'),
+        (lambda f: -1 - f[:, :, 0], r'got -[12]\.?\d* at the lowest'),
+    ],
+)
+def test_allocator_that_returns_no_map_is_named(pixels, returned, match):
+    class Mine(Allocator):
+        def __call__(self, features, cls_attention=None):
+            return returned(features)
+
+    wanted = r'^Mine must return a map \(B, F, h, w\) = \(2, 1, 4, 4\), which is not negative; '
+    with pytest.raises(ConfigError, match=wanted + match):
+        PerceptualStructurer(Patches(), Mine())(pixels(2, 1, 16, 16), (1, 8, 8))
+
+
+def test_map_of_truth_values_is_a_map(pixels):
+    class Above(Allocator):
+        def __call__(self, features, cls_attention=None):
+            return features[:, :, 0] > features[:, :, 0].mean((-2, -1), keepdim=True)
+
+    maps = PerceptualStructurer(Patches(), Above(), 'minmax')(pixels(2, 1, 16, 16), (1, 4, 4))
+    assert set(maps.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ('returned', 'match'),
+    [
+        (lambda x: Features(x.numpy()), r'map must be a torch tensor of floats, got \(2, 3, 16, 16\), a ndarray'),
+        (lambda x: Features(x.long()), 'map must be a torch tensor of floats, got .*int64'),
+        (lambda x: Features(x, x[:, 0].numpy()), 'cls_attention must be a torch tensor of floats'),
+        (lambda x: Features(x, x[:, :1]), r'cls_attention must have the positions of the map, \(2, 16, 16\), got'),
+        (lambda x: Features(x[..., :0]), r'got \(2, 3, 16, 0\)'),
+        (lambda x: Features(torch.rand(2, 4, 4, 384)), r'would be 4 x 384 positions .* channels last\?'),
+    ],
+)
+def test_backbone_that_returns_no_features_is_named(pixels, returned, match):
+    class Mine(Backbone):
+        def __call__(self, pixels):
+            return returned(pixels)
+
+    with pytest.raises(ConfigError, match='^Mine.*' + match):
+        PerceptualStructurer(Mine(), PCAAllocator())(pixels(2, 1, 16, 16), (1, 8, 8))
+
+
+@pytest.mark.parametrize('positions', [(7, 7), (2, 2), (1, 14)])
+@pytest.mark.parametrize('size', [(16, 256), (256, 16), (40, 44)])
+def test_positions_of_one_shape_for_pictures_of_any_are_features(pixels, positions, size):
+    class Square(Backbone):
+        def __call__(self, pixels):
+            return Features(torch.rand(len(pixels), 64, *positions))
+
+    assert PerceptualStructurer(Square(), PCAAllocator())(pixels(2, 1, *size), (1, 8, 8)).shape == (2, 1, 1, 8, 8)
 
 
 @pytest.mark.parametrize('fault', [torch.nan, torch.inf])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from vipo.advantages import combined_advantages
 from vipo.diffusion.rollout import Trajectory, Velocity, integrate, rollout
 from vipo.engine.batch import Samples
 from vipo.engine.clock import peak_memory
+from vipo.engine.maps import EvenMapWarning, describe_maps, try_structurer
 from vipo.engine.parallel import EqualWeights, check_same, check_same_names, encode_in_shares, gather, over_ranks
 from vipo.engine.preemption import stop_if_asked
 from vipo.engine.scoring import RunStopped, check_valid, score
@@ -23,7 +23,6 @@ from vipo.generators.base import Conditioning
 from vipo.randomness import SampleNoise, derive_seed
 from vipo.registry import LOOPS
 from vipo.structurers.base import call_structurer, counters, set_progress
-from vipo.structurers.functional import entropy
 
 
 @LOOPS.register_module()
@@ -56,9 +55,11 @@ class PolicyLoop(IterBasedTrainLoop):
         self.max_invalid_fraction = max_invalid_fraction
         self.ratio_tolerance = ratio_tolerance
         self.compare_weights = EqualWeights(compare_weights_every)
+        self.warn_of_even_maps = EvenMapWarning(runner.components.structurer)
 
     def run(self) -> torch.nn.Module:
-        """Everything: prompts are encoded ahead where the generator stores them, then the iterations."""
+        """Everything: try a map, encode prompts ahead where the generator stores them, then the iterations."""
+        try_structurer(self.components, self.dataloader.dataset[0])
         self.encode_ahead()
         return super().run()
 
@@ -97,12 +98,9 @@ class PolicyLoop(IterBasedTrainLoop):
         logs['memory/peak_mib'] = peak_memory()
         if (norms := runner.message_hub.log_scalars.get('train/grad_norm')) is not None:  # where gradients are clipped
             logs['grad_norm'] = float(norms.data[0][-c.batch.updates_per_iteration :].mean())
-        runner.call_hook(
-            'after_train_iter',
-            batch_idx=self._iter,
-            data_batch=data_batch,
-            outputs=over_ranks(logs, self.components.batch.samples),
-        )
+        outputs = over_ranks(logs, c.batch.samples)
+        self.warn_of_even_maps(outputs.get('map/constant', 0.0), self._iter + 1, runner.logger)
+        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         stop_if_asked(runner)
         self._iter += 1
 
@@ -264,17 +262,5 @@ class PolicyLoop(IterBasedTrainLoop):
             **{f'reward/{name}': gather(output.parts[name].float().cpu())[valid].mean() for name in names},
         }
         if samples.allocation is not None:
-            flat = samples.allocation.flatten(1).abs()  # of a signed map, how strong it is
-            top = flat.topk(max(1, flat.shape[1] // 10), dim=1).values.sum(1) / flat.sum(1)
-            logs |= {
-                'map/mean': samples.allocation.mean(),
-                'map/entropy': entropy(flat).mean(),
-                'map/top_decile_mass': top.mean(),
-                'map/constant': (flat.amax(1) - flat.amin(1) < 1e-6).float().mean(),
-            }
-            counts = sum(counters(self.components.structurer), Counter())
-            if frames := counts['frames']:
-                logs |= {f'map/{kind}_frames': counts[kind] / frames for kind in ('constant', 'broken')}
-            if products := counts['products']:
-                logs['map/vanished_products'] = counts['vanished'] / products
+            logs |= describe_maps(samples.allocation, self.components.structurer)
         return {k: float(v) for k, v in logs.items()}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from vipo.structurers.checks import check_map
+
 if TYPE_CHECKING:
     from vipo.rewards.base import Reward
 
@@ -72,12 +74,16 @@ def call_structurer(
 
     Raises:
         ValueError: it needs prompts and there are none.
+        ConfigError: it returns no map ``(B, 1, T, H, W)``.
     """
+    name = getattr(structurer, '__name__', type(structurer).__name__)
     if not getattr(structurer, 'needs_prompts', False):
-        return structurer(pixels, grid)
-    if prompts is None:
-        raise ValueError(f'{type(structurer).__name__} needs the prompts of the pictures')
-    return structurer(pixels, grid, prompts, metadata)
+        maps = structurer(pixels, grid)
+    elif prompts is None:
+        raise ValueError(f'{name} needs the prompts of the pictures')
+    else:
+        maps = structurer(pixels, grid, prompts, metadata)
+    return check_map(maps, len(pixels), grid, name)
 
 
 def bind_reward(part: object, reward: Reward) -> None:
@@ -92,6 +98,13 @@ def uses_reward(part: object) -> bool:
     """Whether any part has a method ``bind``."""
     return hasattr(part, 'bind') or any(
         uses_reward(inner) for inner in (part.parts() if hasattr(part, 'parts') else ())
+    )
+
+
+def is_uniform(part: object) -> bool:
+    """Whether a map that is the same everywhere is what the config asks for: an attribute ``uniform`` says so."""
+    return getattr(part, 'uniform', False) or any(
+        is_uniform(inner) for inner in (part.parts() if hasattr(part, 'parts') else ())
     )
 
 

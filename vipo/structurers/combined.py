@@ -43,8 +43,11 @@ class CombinedStructurer(Structurer):
         normalize: str = 'mean',
     ) -> None:
         weights = dict(weights or {})
-        if not parts:
-            raise ValueError('structurer.parts is empty')
+        if not isinstance(parts, Mapping) or not parts:
+            raise ValueError(
+                'structurer.parts must give every part a name, dict(saliency=dict(type=...), center=dict(type=...)), '
+                f'got {parts!r}'
+            )
         if combine not in COMBINATIONS:
             raise ValueError(f'structurer.combine must be one of {COMBINATIONS}, got {combine!r}')
         for name, weight in weights.items():
@@ -125,6 +128,11 @@ class BlendedStructurer(Structurer):
     @property
     def needs_prompts(self) -> bool:
         return getattr(self.structurer, 'needs_prompts', False)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it leaves nothing of the map, now or later."""
+        return max(self.start, self.end) == 1
 
     def parts(self) -> Iterator[object]:
         yield self.structurer

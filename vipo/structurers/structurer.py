@@ -14,6 +14,7 @@ from vipo.rewards.base import check_pixels
 from vipo.structurers.allocators import Allocator
 from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.base import Structurer, check_normalization, normalized
+from vipo.structurers.checks import check_allocation, check_features, not_finite
 from vipo.structurers.functional import align_in_time, blur_in_time, latent_frames, resize_to_grid
 
 #: Which frames of a clip the backbone sees.
@@ -99,10 +100,13 @@ class PerceptualStructurer(Structurer):
 
         Raises:
             ValueError: the pixels are no float batch ``(B, 3, F, Y, X)``.
-            ConfigError: the backbone returned no finite dense features, or the allocator cannot use them.
+            ConfigError: the backbone returned no finite dense features, the allocator no map of them that is not
+                negative, or it needs clips and these are pictures.
         """
         check_pixels(pixels)
         count = pixels.shape[2]
+        if count == 1 and getattr(self.allocator, 'needs_clips', False):
+            raise ConfigError(f'{type(self.allocator).__name__} compares the frames of clips, and these are pictures')
         frames = latent_frames(count, grid[0]) if self.frames == 'latent' else range(count)
         together = max(1, self.frames_per_batch // len(frames))
         maps = torch.cat([self._raw(clips, frames, grid) for clips in pixels.split(together)])
@@ -122,11 +126,12 @@ class PerceptualStructurer(Structurer):
         finds = getattr(self.allocator, 'finds_nonfinite', False)
         features = self.dense(pixels, finite=not finds)
         try:
-            return features, self.allocator(features.map, features.cls_attention)
+            maps = self.allocator(features.map, features.cls_attention)
         except FloatingPointError as error:
             if not finds:
                 raise
-            raise _not_finite(type(self.backbone).__name__) from error
+            raise not_finite(type(self.backbone).__name__) from error
+        return features, check_allocation(maps, features.map, type(self.allocator).__name__)
 
     def dense(self, pixels: Tensor, finite: bool = True) -> Features:
         """Features of every frame, or feature frame, of every sample: map ``(B, F, D, h, w)``.
@@ -164,7 +169,6 @@ class PerceptualStructurer(Structurer):
         would say "learn nothing here". It does say so where the allocator has all frames of a clip on one scale, unless
         all of them are constant.
         """
-        maps = maps.float()
         broken = ~maps.sum((-2, -1)).isfinite()
         maps = maps.masked_fill(broken[..., None, None], 0).clamp(min=0)
         high = maps.amax((-2, -1))
@@ -193,34 +197,3 @@ def _flat(pixels: Tensor) -> Tensor:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def check_features(features: Features, given: Tensor, name: str, finite: bool = True) -> Features:
-    """Refuse what does not belong to the pictures ``(N, 3, Y, X)`` or clips ``(B, 3, F, Y, X)`` that were given.
-
-    Args:
-        finite: whether to look at every feature.
-
-    Raises:
-        ConfigError: it is not what :class:`~vipo.structurers.backbones.Features` says; the message names the backbone.
-    """
-    shape, what = ('(N, D, h, w)', 'pictures') if given.ndim == 4 else ('(B, t, D, h, w)', 'clips')
-    if not isinstance(features, Features):
-        raise ConfigError(f'{name} must return Features(map={shape}), got {type(features).__name__}')
-    if features.map.ndim != given.ndim or len(features.map) != len(given):
-        raise ConfigError(f'{name} must return a map {shape} for {len(given)} {what}, got {tuple(features.map.shape)}')
-    if given.ndim == 5:
-        spans = (1,) * features.map.shape[1] if features.spans is None else features.spans
-        if len(spans) != features.map.shape[1] or sum(spans) != given.shape[2]:
-            raise ConfigError(
-                f'{name}: the spans {spans} of {features.map.shape[1]} feature frames do not make up the '
-                f'{given.shape[2]} frames of a clip'
-            )
-    for values in (features.map if finite else None, features.cls_attention):
-        if values is not None and not values.sum().isfinite():  # one pass, nothing is stored
-            raise _not_finite(name)
-    return features
-
-
-def _not_finite(name: str) -> ConfigError:
-    return ConfigError(f'{name} returned features that are not finite')

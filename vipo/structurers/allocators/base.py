@@ -17,6 +17,10 @@ class Allocator(ABC):
     over_clip: bool = False
     #: Whether a feature that is not finite makes it raise FloatingPointError, so that nobody need look at them before.
     finds_nonfinite: bool = False
+    #: Whether a single frame tells it nothing, so that pictures are refused.
+    needs_clips: bool = False
+    #: Whether the same value everywhere is what it is for, so that no run warns of it.
+    uniform: bool = False
 
     @abstractmethod
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ class MotionAllocator(Allocator):
 
     The energy of a frame is ``|f_t - f_(t-1)|^2 + |f_(t+1) - f_t|^2``, halved where both exist, so that nothing is
     delayed. It is scaled to [0, 1] over the whole clip: a frame in which little moves gets little. A still clip has no
-    preference anywhere, and neither has a picture. Changes of less than a thousandth of what feature vectors usually
+    preference anywhere; pictures are refused. Changes of less than a thousandth of what feature vectors usually
     differ from their mean are rounding.
 
     Args:
@@ -26,6 +26,7 @@ class MotionAllocator(Allocator):
     """
 
     over_clip = True
+    needs_clips = True
 
     def __init__(self, sigma: float = 1.0) -> None:
         if sigma < 0:

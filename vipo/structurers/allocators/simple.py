@@ -14,6 +14,8 @@ from vipo.structurers.functional import gaussian_blur, minmax
 class UniformAllocator(Allocator):
     """Ones: every position counts the same. The paper's all-ones ablation."""
 
+    uniform = True
+
     def __call__(self, features: Tensor, cls_attention: Tensor | None = None) -> Tensor:
         return torch.ones_like(features[:, :, 0])
 
