@@ -8,6 +8,7 @@ The test `tests/docs/test_options.py` fails where the page is not what this writ
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 import sys
@@ -110,8 +111,17 @@ def place_of(target: Callable, name: str) -> Callable:
 
 def text_of(target: Callable, name: str) -> str:
     """The description of an option, as Markdown in one line of a table."""
-    texts = [described(cls)[name] for cls in getattr(target, '__mro__', [target]) if name in described(cls)]
-    return markdown(texts[0])
+    place = next(cls for cls in getattr(target, '__mro__', [target]) if name in described(cls))
+    return markdown(re.sub(r':data:`([\w.]+)`', lambda role: members(role[1], place), described(place)[name]))
+
+
+def members(path: str, place: Callable) -> str:
+    """The names in a tuple or dict of names that a docstring refers to; of any other constant its own name."""
+    module, _, constant = path.rpartition('.')
+    value = getattr(importlib.import_module(module or place.__module__), constant)
+    if isinstance(value, (tuple, dict)) and all(isinstance(name, str) for name in value):
+        return ', '.join(f'``{name!r}``' for name in value)
+    return f'``{constant}``'
 
 
 def plain(text: str) -> str:

@@ -5,8 +5,10 @@
     python tools/show_map.py configs/vipo_wan_videoalign.py --videos clip.mp4 --rehearse
 
 Each CONFIG is a file with a section ``structurer``. With --prompts the pictures are drawn by the first config's
-generator. Of pictures a sheet is written, maps.png: the map, the picture lit by it, the first three components of the
-backbone's features as colours, and how the weights are distributed; of each clip also an MP4 and a strip of frames.
+generator. A sheet is written, maps.png: the map, the picture lit by it, the first three components of the backbone's
+features as colours, and how the weights are distributed; of each clip also an MP4 and a strip of frames. Maps are on
+the latent grid of the first config that has a generator; where its sizes are not known without a download, the
+autoencoder is taken to have a stride of 4 frames and 8 pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,26 +30,53 @@ if TYPE_CHECKING:
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 
+#: Of the autoencoders of most generators, in frames and in pixels.
+STRIDE = (4, 8)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture or a clip: ``(3, F, Y, X)`` uint8, its frames per second, and the latent grid where it is known."""
+
+    caption: str
+    pixels: np.ndarray
+    fps: float = 8.0
+    grid: tuple[int, int, int] | None = None
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     from vipo.engine.arguments import CfgOptions, positive
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--images', nargs='+', help='files, folders or patterns')
+    source.add_argument(
+        '--images', nargs='+', help='files, folders or patterns; transparency and rotation by metadata are ignored'
+    )
     source.add_argument('--videos', nargs='+', help='files, folders or patterns')
     source.add_argument('--prompts', nargs='+', help='texts, or one file of prompts: draw them first')
     parser.add_argument('--texts', nargs='+', help='prompts of the files, where a structurer asks for them')
     parser.add_argument('--frames', type=positive, default=33, help='most frames of a clip, from its beginning')
     parser.add_argument(
-        '--stride', type=positive, nargs=2, default=(4, 8), help='of the autoencoder, in time and space'
+        '--stride', type=positive, nargs=2, metavar=('FRAMES', 'PIXELS'), help='per latent position, of any generator'
     )
-    parser.add_argument('--rehearse', action='store_true', help='tiny random backbones in place of the real ones')
+    parser.add_argument('--at', type=_share, default=0.0, help='share of the run, for floors that follow a schedule')
+    parser.add_argument('--rehearse', action='store_true', help='tiny random models in place of the real ones')
     parser.add_argument('--limit', type=positive, default=16, help='most pictures or clips')
     parser.add_argument('--out', type=Path, default=Path('maps'), help='folder')
     parser.add_argument('--device', help='default: the GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE', help='of all')
     return parser.parse_args(argv)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be a share from 0 to 1, got {text!r}')
+    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,31 +98,35 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, folder: Path) -> int:
     from vipo.engine.rewards import pick_device
     from vipo.registry import ConfigError
+    from vipo.structurers.base import set_progress
 
     device = pick_device(args.device)
     if args.out.exists() and not args.out.is_dir():
         raise ConfigError(f'--out: {args.out} is a file')
-    configs = {_name(path, args.configs): _read(path, args, folder) for path in args.configs}
+    names = _distinct([Path(path).with_suffix('') for path in args.configs])
+    configs = {name: _read(path, args, folder) for name, path in zip(names, args.configs, strict=True)}
+    stride = tuple(args.stride) if args.stride else _stride(configs.values()) or STRIDE
+    samples = [] if args.prompts else _read_files(args, stride[0])
+    structurers = {name: _build(name, cfg) for name, cfg in configs.items()}
+    texts = None if args.prompts else _texts(args, len(samples), structurers)
     if args.prompts:
         samples = _draw(args, next(iter(configs.values())), device)
-    else:
-        samples = _read_files(args)
-    structurers = {name: _build(cfg, device) for name, cfg in configs.items()}
-    texts = [caption for caption, *_ in samples] if args.prompts else args.texts
-    if texts is not None and len(texts) == 1:
-        texts = texts * len(samples)
-    if texts is not None and len(texts) != len(samples):
-        raise ConfigError(
-            f'{len(samples)} files but {len(texts)} --texts; one serves for all, otherwise each has its own'
-        )
-    return _show(args, samples, structurers, texts, device)
+        texts = [sample.caption for sample in samples]
+    for name, structurer in structurers.items():
+        if hasattr(structurer, 'to'):
+            structurer.to(device)
+        set_progress(structurer, round(1000 * args.at), 1001)
+        if args.at == 0 and any(_changes(part) for part in _inside(structurer)):
+            print(f'{name} changes in the course of a run, and is drawn as it begins; --at 1 shows its end')
+    return _show(args, samples, structurers, texts, stride, device)
 
 
 def _show(
     args: argparse.Namespace,
-    samples: list[tuple[str, np.ndarray, float]],
+    samples: list[Sample],
     structurers: dict[str, Any],
     texts: list[str] | None,
+    stride: tuple[int, int],
     device: Any,
 ) -> int:
     import torch
@@ -99,46 +134,107 @@ def _show(
     from vipo.engine.clock import PhaseClock
     from vipo.registry import ConfigError
     from vipo.structurers.base import call_structurer
-    from vipo.visualization.maps import component_colours, map_clip, map_sheet
+    from vipo.visualization.maps import map_clip, map_sheet
 
     args.out.mkdir(parents=True, exist_ok=True)
     maps: dict[str, list[Tensor]] = {name: [] for name in structurers}
-    components: dict[str, list[Any]] = {n: [] for n, s in structurers.items() if hasattr(s, 'dense')}
-    clock, clips = PhaseClock(), 0
+    seers = {n: next((part for part in _inside(s) if hasattr(part, 'dense')), None) for n, s in structurers.items()}
+    components: dict[str, list[Any]] = {name: [] for name, seer in seers.items() if seer is not None}
+    shown, grids, left_out, clock = [], [], [], PhaseClock()
+    largest = max((s.pixels.shape[3] * s.pixels.shape[2], s.pixels.shape[3], s.pixels.shape[2]) for s in samples)
+    print(f'vipo: {len(samples)} samples, the largest of {largest[1]} x {largest[2]} pixels', flush=True)
+    if largest[0] > 800_000:
+        print(
+            '  Large pictures take long: --cfg-options structurer.backbone.max_tokens=4096 bounds the work.', flush=True
+        )
     with clock.phase('maps', len(samples)):
-        for i, (_, pixels, fps) in enumerate(samples):
-            x = torch.tensor(pixels)[None].float().to(device) / 255
-            grid = _grid(pixels.shape[1:], args.stride)
-            for name, structurer in structurers.items():
-                try:
-                    prompts = None if texts is None else [texts[i]]
-                    found = call_structurer(structurer, x, grid, prompts, [{'fps': fps}] if args.videos else None)
-                except ValueError as error:
-                    raise ConfigError(f'{name}: {error}; see --texts') from error
-                maps[name].append(found[0, 0].cpu())
-                if name in components:
-                    with torch.no_grad():
-                        features = structurer.dense(x).map[0].cpu()
-                    components[name].append(component_colours(features, pixels.shape[2:]))
+        for i, sample in enumerate(samples):
+            x = torch.tensor(sample.pixels)[None].float().to(device) / 255
+            grid = sample.grid if sample.grid and not args.stride else _grid(sample.pixels.shape[1:], stride)
+            prompts = None if texts is None else [texts[i]]
+            metadata = [{'fps': sample.fps}] if args.videos else None
+            try:
+                found = {n: call_structurer(s, x, grid, prompts, metadata)[0, 0].cpu() for n, s in structurers.items()}
+                colours = {name: _components(seers[name], x) for name in components}
+            except ValueError as error:  # the others can still be shown
+                left_out.append(f'{sample.caption}: {error}')
+            else:
+                for kept, new in ((maps, found), (components, colours)):
+                    for name, value in new.items():
+                        kept[name].append(value)
+                shown.append(sample)
+                grids.append(grid)
             clock.advance(1)
     clock.clear()
-    for i, (_, pixels, fps) in enumerate(samples):
-        if pixels.shape[1] > 1:
-            map_clip(pixels, {n: m[i] for n, m in maps.items()}, args.out / f'{i:04d}', fps)
-            clips += 1
-    captions = [caption for caption, *_ in samples]
-    map_sheet([pixels for _, pixels, _ in samples], captions, maps, components, args.out / 'maps.png')
-    more = f', {clips} clips as *.mp4 and *_strip.png' if clips else ''
-    print(f'Done: maps of {len(samples)} by {", ".join(structurers)}; look at maps.png{more} in {args.out}')
-    return 0
+    if not shown:
+        raise ConfigError(left_out[0])
+    for problem in left_out:
+        print(f'left out: {problem}', file=sys.stderr)
+    map_sheet([s.pixels for s in shown], [s.caption for s in shown], maps, components, args.out / 'maps.png')
+    clips = [i for i, sample in enumerate(shown) if sample.pixels.shape[1] > 1]
+    for i in clips:
+        try:
+            map_clip(shown[i].pixels, {n: m[i] for n, m in maps.items()}, args.out / f'{i:04d}', shown[i].fps)
+        except OSError as error:
+            raise ConfigError(f'{error}. maps.png and the strips so far are in {args.out}') from error
+    more = f', {len(clips)} clips as *.mp4 and *_strip.png' if clips else ''
+    where = ' x '.join(map(str, grids[0])) if len(set(grids)) == 1 else f'of {stride[0]} frames and {stride[1]} pixels'
+    print(
+        f'Done: maps of {len(shown)} by {", ".join(structurers)} on latent grids (T x H x W) {where}; look at '
+        f'maps.png{more} in {args.out}'
+    )
+    return 1 if left_out else 0
 
 
-def _name(path: str, all_paths: list[str]) -> str:
-    stem = Path(path).stem
-    return stem if [Path(p).stem for p in all_paths].count(stem) == 1 else path
+def _components(seer: Any, x: Tensor) -> np.ndarray:
+    """Colours ``(3, Y, X)`` of the features of a clip's middle frame; grey where it has one colour."""
+    import numpy as np
+    import torch
+
+    from vipo.structurers.functional import of_one_colour
+    from vipo.visualization.panels import component_colours
+
+    middle, size = x.shape[2] // 2, x.shape[-2:]
+    still = x[:, :, middle : middle + 1]
+    if of_one_colour(still).all():
+        return np.full((3, *size), 128, dtype=np.uint8)
+    with torch.no_grad():
+        if getattr(seer.backbone, 'clips', False):
+            features = seer.dense(x)
+            spans = features.spans or (1,) * features.map.shape[1]
+            own = torch.arange(len(spans)).repeat_interleave(torch.tensor(spans))[middle]
+            features = features.map[0, own : own + 1]
+        else:
+            features = seer.dense(still).map[0]
+    return component_colours(features.cpu(), size)[:, 0]
+
+
+def _inside(part: Any) -> Iterator[Any]:
+    """A structurer and all parts of it, outer ones first."""
+    yield part
+    for inner in part.parts() if hasattr(part, 'parts') else ():
+        yield from _inside(inner)
+
+
+def _changes(part: Any) -> bool:
+    """Whether it is another one later in a run."""
+    return hasattr(part, 'set_progress') and getattr(part, 'start', 0) != getattr(part, 'end', 1)
+
+
+def _distinct(paths: list[Path]) -> list[str]:
+    """The name of each, with as many of the folders above as tell it from the others."""
+    names = []
+    for path in paths:
+        parts = path.resolve().parts
+        others = [p.resolve().parts for p in paths if p.resolve() != path.resolve()]
+        count = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), len(parts))
+        names.append('/'.join(parts[-count:]))
+    return names
 
 
 def _read(path: str, args: argparse.Namespace, folder: Path) -> Config:
+    from mmengine.config import ConfigDict
+
     from vipo.engine.config import override, read_config
     from vipo.registry import ConfigError
     from vipo.registry.lookup import component_class, components_of
@@ -147,17 +243,40 @@ def _read(path: str, args: argparse.Namespace, folder: Path) -> Config:
     override(cfg, args.cfg_options)
     if not isinstance(cfg.get('structurer'), dict):
         raise ConfigError(f'config file {path!r} has no section structurer=dict(...), so it makes no maps')
-    wanted = ('structurer', 'reward')
+    wanted = ('structurer', 'reward', *(['generator'] if args.prompts else []))
     for key, section in list(components_of({k: cfg[k] for k in wanted if k in cfg})) if args.rehearse else ():
         cls = component_class(section.get('type'))
         if hasattr(cls, 'rehearsal'):
             options = {k: v for k, v in section.items() if k != 'type'}
-            for option, value in cls.rehearsal(options, folder / key).items():
+            for option, value in ConfigDict(cls.rehearsal(options, folder / key)).items():
                 section[option] = value
     return cfg
 
 
-def _build(cfg: Config, device: Any) -> Any:
+def _stride(configs: Iterable[Config]) -> tuple[int, int] | None:
+    """Frames and pixels per latent position of the first generator whose sizes are known without a download."""
+    from vipo.generators.architectures import is_known
+    from vipo.generators.pipeline import PipelineGenerator
+    from vipo.registry import GENERATORS
+    from vipo.registry.lookup import component_class
+
+    for section in (cfg.get('generator') for cfg in configs):
+        cls = component_class(section.get('type')) if isinstance(section, Mapping) else None
+        if not (isinstance(cls, type) and issubclass(cls, PipelineGenerator)):
+            continue
+        try:
+            if not is_known(cls.hub_models(section)['pretrained']):
+                continue
+        except ValueError:  # a folder that is not on this machine; maps of files do without it
+            continue
+        generator = GENERATORS.build({**section, 'init': 'meta'}, at='generator')
+        _, frames, height, _ = generator.latent_shape()
+        later = max(frames - 1, 1)
+        return ((generator.num_frames - 1) // later or 1) if frames > 1 else STRIDE[0], generator.height // height
+    return None
+
+
+def _build(name: str, cfg: Config) -> Any:
     from vipo.engine.hub import check_reach
     from vipo.registry import REWARDS, STRUCTURERS, ConfigError
     from vipo.rewards.function import as_reward
@@ -167,17 +286,33 @@ def _build(cfg: Config, device: Any) -> Any:
     structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
     if uses_reward(structurer):
         if not isinstance(cfg.get('reward'), dict):
-            raise ConfigError(f'{type(structurer).__name__} is made from the reward, and the config has none')
+            raise ConfigError(
+                f'{name}: its map is made from the reward, and the config has no section reward=dict(...). Write one '
+                "beside it, in a config with _base_ = ['" + f"{Path(cfg.filename).name}']"
+            )
         check_reach({'reward': cfg.reward})
-        reward = as_reward(REWARDS.build(cfg.reward, at='reward')).to(device)
-        bind_reward(structurer, reward)
-    if hasattr(structurer, 'to'):
-        structurer.to(device)
+        bind_reward(structurer, as_reward(REWARDS.build(cfg.reward, at='reward')))
     return structurer
 
 
-def _draw(args: argparse.Namespace, cfg: Config, device: Any) -> list[tuple[str, np.ndarray, float]]:
-    """Samples of the config's generator: prompt, ``(3, F, Y, X)`` uint8, frames per second."""
+def _texts(args: argparse.Namespace, count: int, structurers: dict[str, Any]) -> list[str] | None:
+    """A prompt for each file, where they are given."""
+    from vipo.registry import ConfigError
+
+    asking = [name for name, structurer in structurers.items() if getattr(structurer, 'needs_prompts', False)]
+    if args.texts is None and asking:
+        raise ConfigError(f'{", ".join(asking)}: the map depends on the prompt of a picture; give it with --texts')
+    if args.texts is None or len(args.texts) == count:
+        return args.texts
+    if len(args.texts) > 1:
+        raise ConfigError(
+            f'{count} files but {len(args.texts)} --texts; one serves for all, otherwise each has its own'
+        )
+    return args.texts * count
+
+
+def _draw(args: argparse.Namespace, cfg: Config, device: Any) -> list[Sample]:
+    """Samples of the config's generator."""
     import torch
 
     from vipo.datasets.prompts import read_prompts
@@ -192,33 +327,43 @@ def _draw(args: argparse.Namespace, cfg: Config, device: Any) -> list[tuple[str,
     texts = args.prompts
     if len(texts) == 1 and Path(texts[0]).suffix in ('.txt', '.jsonl'):
         texts = [record['prompt'] for record in read_prompts(texts[0])]
-    texts = texts[: args.limit]
+    texts = _limited(texts, args.limit, 'prompts')
     check_reach({'generator': cfg.generator})
     generator = load_generator(cfg, None)
     generator.to(device)
+    shape = generator.latent_shape()
     with torch.no_grad():
         conditioning = generator.encode(texts).to(generator.device)
         seeds = [derive_seed('sample', 0, text) for text in texts]
-        noise = SampleNoise(seeds, generator.latent_shape(), generator.device)('initial')
+        noise = SampleNoise(seeds, shape, generator.device)('initial')
         steps = (cfg.get('evaluation') or {}).get('num_steps', 28)
         latents = integrate(lambda x, s: generator.velocity(x, s, conditioning), noise, generator.sigmas(steps))
         pixels = (generator.decode(latents) * 255).round().byte().cpu().numpy()
-    return [(text, sample, 8.0) for text, sample in zip(texts, pixels, strict=True)]
+    return [Sample(text, sample, grid=shape[1:]) for text, sample in zip(texts, pixels, strict=True)]
 
 
-def _read_files(args: argparse.Namespace) -> list[tuple[str, np.ndarray, float]]:
+def _read_files(args: argparse.Namespace, stride: int) -> list[Sample]:
     from vipo.datasets.media import CLIPS, PICTURES, describe_clip, find_files, read_clip, read_picture
 
     if args.images:
-        files = find_files(args.images, PICTURES)[: args.limit]
-        return [(f.name, read_picture(f).transpose(3, 0, 1, 2), 8.0) for f in files]
+        files = _limited(find_files(args.images, PICTURES), args.limit, 'pictures')
+        return [
+            Sample(name, read_picture(file).transpose(3, 0, 1, 2))
+            for name, file in zip(_distinct(files), files, strict=True)
+        ]
     samples = []
-    for file in find_files(args.videos, CLIPS)[: args.limit]:
+    files = _limited(find_files(args.videos, CLIPS), args.limit, 'clips')
+    for name, file in zip(_distinct(files), files, strict=True):
         count, fps, _ = describe_clip(file)
-        stride = args.stride[0]
         frames = (min(count, args.frames) - 1) // stride * stride + 1
-        samples.append((file.name, read_clip(file, range(frames)).transpose(3, 0, 1, 2), fps))
+        samples.append(Sample(name, read_clip(file, range(frames)).transpose(3, 0, 1, 2), fps))
     return samples
+
+
+def _limited(all_of_them: list[Any], limit: int, what: str) -> list[Any]:
+    if len(all_of_them) > limit:
+        print(f'the first {limit} of {len(all_of_them)} {what} are shown; --limit takes more')
+    return all_of_them[:limit]
 
 
 def _grid(shape: tuple[int, int, int], stride: tuple[int, int]) -> tuple[int, int, int]:

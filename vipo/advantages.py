@@ -40,7 +40,8 @@ def combined_advantages(
         combine: ``'rewards'``: the advantage of ``rewards``; ``'advantages'``: of each part, summed.
         map_on: ``'advantage'``: the loss multiplies the map and nothing happens here. ``'reward'``: every position has
             the reward ``r M(p)``, and its own mean and std in the group; the differences between maps then count as
-            differences in reward, which is why the paper does not do it.
+            differences in reward, which is why the paper does not do it. Where a signed map is negative, the sample
+            with the higher reward has the lower one.
         clip: bound on the absolute advantage after summing.
         options: of :func:`group_advantages`.
 

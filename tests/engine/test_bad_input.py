@@ -84,7 +84,7 @@ def train(capsys, tmp_path, *options, name='vipo_tiny_sd3'):
         ('generator.resolution=big', ['generator.resolution must be int | tuple[int, int]']),
         ('generator.pretrained=./nowhere', ["config key 'generator'", 'nowhere']),
         ('rollout.selector.type=RandomFraction', ["'size'", '_delete_=True']),
-        ('advantage.epss=1', ["config key 'advantage'", "Did you mean 'eps'"]),
+        ('advantage.epss=1', ['config key advantage.epss', "Did you mean 'eps'"]),
         ('advantage.scale=batch', ['scale must be one of']),
         ('advantage.combine=sum', ['combine must be one of']),
         ('advantage.combine=advantages', ['weighted sum of parts', 'HPSReward is none', 'WeightedReward']),
@@ -130,7 +130,13 @@ def test_config_file_that_cannot_be_used(capsys, tmp_path):
         ('gone.py', "custom_imports = dict(imports=['module_that_is_gone'])", "No module named 'module_that_is_gone'"),
         ('inner.py', "custom_imports = dict(imports=['my_broken_module'])", "No module named 'what_it_imports'"),
         ('import.py', 'import os\n_base_ = []', 'Import nothing'),
+        ('list.py', "custom_imports = ['my_module']", 'custom_imports must be a dict. Write custom_imports=dict('),
+        ('file.py', "custom_imports = dict(imports=['my_whole_module.py'])", 'folder.file, without ".py"'),
+        ('bases.py', "_base_ = ['one.py', 'two.py']", 'may come from one file of _base_ alone'),
     ]:
+        (tmp_path / 'my_whole_module.py').write_text('')
+        for half in ('one', 'two'):
+            (tmp_path / f'{half}.py').write_text('reward = dict()')
         (tmp_path / 'my_broken_module.py').write_text('import what_it_imports')
         (tmp_path / name).write_text(text)
         assert main([str(tmp_path / name)]) == 2

@@ -9,6 +9,7 @@ from mmengine.registry import Registry
 import vipo.registry
 from vipo.diffusion import FlowKernel
 from vipo.registry import ALLOCATORS, BACKBONES, KERNELS, ROOTS, STRUCTURERS, ConfigError, build_component
+from vipo.registry.noun import NounRegistry
 from vipo.structurers import PCAAllocator, PerceptualStructurer
 from vipo.structurers.backbones import Backbone, Features
 
@@ -43,6 +44,43 @@ def test_name_and_arguments():
 @pytest.mark.parametrize('kind', [FlowKernel, 'vipo.FlowKernel', 'vipo.diffusion.kernels.FlowKernel'], ids=str)
 def test_type_may_be_a_class_a_scoped_name_or_a_path(kind):
     assert type(KERNELS.build({'type': kind, 'eta': 0.3, '_scope_': 'vipo'})) is FlowKernel
+
+
+def test_decorator_with_and_without_parentheses():
+    toys = NounRegistry('toy', build_func=build_component, scope='vipo')
+
+    @toys.register_module
+    class Bare:
+        pass
+
+    @toys.register_module()
+    class Called:
+        pass
+
+    @toys.register_module(name=['one', 'two'])
+    class Named:
+        pass
+
+    assert toys.module_dict == {'Bare': Bare, 'Called': Called, 'one': Named, 'two': Named}
+    with pytest.raises(ConfigError, match=rf"toy 'Bare' of {__name__}: {__name__} has one .*force=True"):
+        toys.register_module(name='Bare', module=Called)
+    toys.register_module(name='Bare', module=Called, force=True)
+    assert toys.module_dict['Bare'] is Called
+
+
+class Unfinished(Backbone):
+    """Says nothing of what it does with pixels."""
+
+
+def test_class_that_lacks_a_method_is_told_which():
+    with pytest.raises(ConfigError, match=r"'structurer\.backbone': Unfinished does not define __call__, which"):
+        STRUCTURERS.build(structurer(backbone={'type': f'{__name__}.Unfinished'}), at='structurer')
+
+
+@pytest.mark.parametrize('wrong', ['DINOv2Backbone', ['DINOv2Backbone'], 3])
+def test_key_of_a_part_that_is_no_section_is_whole(wrong):
+    with pytest.raises(ConfigError, match=r"config key 'structurer\.backbone' (is the text|must be dict)"):
+        STRUCTURERS.build(structurer(backbone=wrong), at='structurer')
 
 
 def test_config_is_left_as_it_was():

@@ -1,9 +1,18 @@
 import pytest
 import torch
 
+from tests.structurers.conftest import Patches
 from vipo.registry import STRUCTURERS, ConfigError
-from vipo.structurers import BlendedStructurer, CombinedStructurer, PriorStructurer, Structurer
-from vipo.structurers.base import bind_reward, counters, normalized, set_progress, uses_reward
+from vipo.structurers import (
+    BlendedStructurer,
+    CombinedStructurer,
+    PCAAllocator,
+    PerceptualStructurer,
+    PriorStructurer,
+    Structurer,
+    UniformAllocator,
+)
+from vipo.structurers.base import bind_reward, counters, is_uniform, normalized, set_progress, uses_reward
 
 PIXELS, GRID = torch.zeros(2, 3, 1, 8, 8), (1, 2, 2)
 
@@ -100,6 +109,23 @@ def test_parts_are_reached_through_others():
     assert list(counters(structurer)) == [structurer.counts]
 
 
+def test_what_is_the_same_everywhere_by_the_config():
+    even, left = PriorStructurer(), Fixed(LEFT)
+    assert is_uniform(even)
+    assert is_uniform(PerceptualStructurer(Patches(), UniformAllocator()))
+    assert is_uniform(CombinedStructurer({'a': even, 'b': BlendedStructurer(left, floor=1.0)}))
+    assert is_uniform(BlendedStructurer(left, floor=0.0, end=1.0))
+    assert is_uniform(BlendedStructurer(even, floor=0.5))
+    for other in (
+        left,
+        PriorStructurer('center'),
+        PerceptualStructurer(Patches(), PCAAllocator()),
+        CombinedStructurer({'a': even, 'b': left}),
+        BlendedStructurer(left, floor=0.5),
+    ):
+        assert not is_uniform(other)
+
+
 def test_signed_parts_are_refused():
     signed = CombinedStructurer({'a': Fixed(LEFT)}, normalize='signed')
     with pytest.raises(ValueError, match=r'parts\.s is signed'):
@@ -118,7 +144,14 @@ def test_signed_parts_are_refused():
         ({'type': 'CombinedStructurer', 'parts': {'a': {'type': 'PriorStructure'}}}, r'structurer\.parts\.a.*Prior'),
         ({'type': 'BlendedStructurer', 'structurer': Fixed(LEFT), 'floor': 1.5}, r'floor must lie in \[0, 1\]'),
         ({'type': 'BlendedStructurer', 'structurer': Fixed(LEFT), 'end': -1.0}, r'end must lie in \[0, 1\]'),
-        ({'type': 'BlendedStructurer', 'structurer': Fixed(LEFT), 'schedule': (0.5, 0.5)}, 'two increasing shares'),
+        (
+            {'type': 'BlendedStructurer', 'structurer': Fixed(LEFT), 'end': 0.0, 'schedule': (0.5, 0.5)},
+            'two increasing',
+        ),
+        (
+            {'type': 'BlendedStructurer', 'structurer': Fixed(LEFT), 'schedule': (0, 0.5)},
+            'no effect without structurer.end',
+        ),
         ({'type': 'PriorStructurer', 'prior': 'middle'}, 'prior must be one of'),
         ({'type': 'PriorStructurer', 'width': 0.0}, 'width must be positive'),
     ],

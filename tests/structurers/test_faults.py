@@ -8,7 +8,7 @@ from vipo.registry import ConfigError
 from vipo.structurers import Allocator, PCAAllocator, PerceptualStructurer
 from vipo.structurers.allocators import CLSAttentionAllocator, FeatureNormAllocator
 from vipo.structurers.backbones import Backbone, DINOv2Backbone, Features
-from vipo.structurers.structurer import _flat
+from vipo.structurers.functional import of_one_colour
 
 
 @pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
@@ -53,7 +53,7 @@ def test_one_other_pixel_anywhere_is_no_single_colour(size):
     pixels = torch.full((2, 3, len(places) + 1, height, width), 0.5)
     for k, (y, x) in enumerate(places):
         pixels[1, k % 3, k, y, x] += 1 / 255
-    flat = _flat(pixels)
+    flat = of_one_colour(pixels)
     assert flat[0].all()
     assert flat[1, -1]
     assert flat[1].sum() == (2 if size == (1, 1) else 1)

@@ -69,6 +69,15 @@ def test_object_is_bright_whatever_sign_its_features_have(normal, name, sign):
     assert maps[CENTER == 0].max() < 0.2
 
 
+def test_object_in_a_corner_is_figure_by_its_size_and_ground_by_its_place(normal):
+    features = (1 + 3 * CORNER) * normal(10).reshape(10, 1, 1) + 0.01 * normal(10, *GRID, seed=1)
+    minority, center = (
+        PCAAllocator(sigma=0, orientation=name)(features[None, None])[0, 0] for name in ('minority', 'center')
+    )
+    assert minority[CORNER == 1].min() > 0.8
+    assert center[CORNER == 1].max() < 0.2
+
+
 def test_cls_attention_without_attention(normal):
     with pytest.raises(ValueError, match='cls_attention=True'):
         PCAAllocator(orientation='cls_attention')(normal(1, 1, 8, 4, 4))

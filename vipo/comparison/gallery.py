@@ -13,7 +13,7 @@ from PIL import Image
 
 from vipo.comparison.groups import Group
 from vipo.visualization.canvas import FAINT, Canvas, middle_frame, to_image
-from vipo.visualization.overlay import heat
+from vipo.visualization.panels import heat
 
 #: Longest side of a picture in the page, in pixels; smaller ones stay as they are and are enlarged by the browser.
 SIDE = 256
@@ -166,9 +166,9 @@ def _heat(values: np.ndarray, top: float, size: tuple[int, int]) -> Image.Image:
 
 
 def _map_image(allocation: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """``(T, H, W)``, the middle frame scaled to its own maximum and to the size of the picture."""
-    plane = np.clip(allocation[len(allocation) // 2], 0, None)
-    image = Image.fromarray(heat(plane / max(plane.max(), 1e-8)))
+    """``(T, H, W)``, the middle frame scaled to its own maximum and to the size of the picture; see ``heat``."""
+    plane = allocation[len(allocation) // 2]
+    image = Image.fromarray(heat(plane / max(np.abs(plane).max(), 1e-8), signed=bool(plane.min() < 0)))
     scale = min(1.0, SIDE / max(size))
     return image.resize((round(size[1] * scale), round(size[0] * scale)), Image.Resampling.BICUBIC)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -191,6 +192,12 @@ def build_components(cfg: Config) -> Components:
     advantage = dict(cfg.get('advantage') or {})
     two = torch.zeros(2)
     shared = {'rewards': two, 'group': two.long()}
+    known = [k for k in inspect.signature(group_advantages).parameters if k not in (*shared, 'valid')]
+    known += ['combine', 'map_on']
+    for key in advantage:
+        if key not in known:
+            hint = f'{closest(key, known)} Known: {", ".join(known)}'
+            raise ConfigError(f'config key advantage.{key} is not known.{hint}')
     plain = {k: v for k, v in advantage.items() if k not in ('combine', 'map_on')}
     check_options(group_advantages, {**shared, **plain}, 'advantage')
     combined_advantages(**shared, **advantage, parts={'': two}, weights={'': 1.0}, maps=torch.ones(2, 1, 1, 1, 1))

@@ -73,11 +73,22 @@ def read_config(path: str | Path, imports: bool = True) -> Config:
         cause: BaseException | str = error
         while isinstance(cause, BaseException) and (inner := cause.__cause__ or cause.__context__) is not None:
             cause = inner
+            if isinstance(cause, ModuleNotFoundError):  # of a name with ".py" Python goes on to tell its own reason
+                break
         hint = ''
         if isinstance(cause, ModuleNotFoundError):
             hint = ' Modules are looked for beside the config, in the folder you start from, and on PYTHONPATH.'
+            if (cause.name or '').endswith('.py') or '/' in (cause.name or ''):
+                hint = ' custom_imports names modules, as an import statement does: folder.file, without ".py".'
         elif isinstance(cause, FileNotFoundError):
             hint = ' Paths in _base_ are relative to the file that names them.'
+        elif 'Duplicate key is not allowed' in str(cause):
+            hint = (
+                ' A section may come from one file of _base_ alone: leave the other file out of _base_, and write what '
+                'you want of it here, section=dict(_delete_=True, type=...).'
+            )
+        elif 'import_modules_from_strings() argument' in str(cause):
+            cause, hint = 'custom_imports must be a dict', " Write custom_imports=dict(imports=['your_module'])."
         elif 'lazy_import' in str(cause):
             cause, hint = 'it has an import statement', ' Import nothing; write type="my_module.MyClass".'
         name = f'{type(cause).__name__}: ' if isinstance(cause, BaseException) else ''

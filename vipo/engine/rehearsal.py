@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from vipo.assets import resolve
 from vipo.engine.components import build_batch_plan, count_parameters
 from vipo.engine.scoring import RunStopped
-from vipo.generators.architectures import ARCHITECTURES
+from vipo.generators.architectures import is_known
 from vipo.generators.pipeline import PipelineGenerator
 from vipo.generators.source import describe_source
 from vipo.generators.training import add_lora, find_targets
@@ -63,11 +62,6 @@ def rehearsed(cfg: Config, folder: Path) -> Config:
     return small
 
 
-def _is_known(name: str) -> bool:
-    """Whether the architecture of a model can be had without a download."""
-    return name in ARCHITECTURES or Path(resolve(name)).is_dir()
-
-
 def _check_real(cls: type[PipelineGenerator], section: ConfigDict, twin: str) -> dict[str, Any]:
     """Check the real sizes and layer names, on the real architecture where it is known, else on the twin's.
 
@@ -75,7 +69,7 @@ def _check_real(cls: type[PipelineGenerator], section: ConfigDict, twin: str) ->
         What changes for the twin: layers by name that only the real model has give way to the family's defaults.
     """
     real = cls.hub_models(section)['pretrained']
-    known = _is_known(real)
+    known = is_known(real)
     GENERATORS.build({**section, 'pretrained': real if known else twin, 'init': 'meta'}, at='generator')
     lora = section.get('lora') or {}
     if known and lora.get('targets'):
@@ -240,7 +234,7 @@ def _full_size(cfg: Config, cls: type) -> str:
     if not issubclass(cls, PipelineGenerator):
         return 'not known: the generator is none of this project'
     name = cls.hub_models(cfg.generator)['pretrained']
-    if not _is_known(name):
+    if not is_known(name):
         return f'not known: {name} is not on this machine and its architecture is in no table of this project'
     real = GENERATORS.build({**cfg.generator, 'init': 'meta'}, at='generator')
     lora = cfg.generator.get('lora')

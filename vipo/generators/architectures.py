@@ -7,10 +7,13 @@ models' pages; tests/generators/test_architectures.py compares the numbers of pa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from vipo.assets import resolve
 
 
 @dataclass(frozen=True)
@@ -158,3 +161,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         {'Llama-3-8B': 7505, 'CLIP-L': 123},
     ),
 }
+
+
+def is_known(name: str) -> bool:
+    """Whether the architecture of a model can be had without a download.
+
+    Raises:
+        ValueError: the name can only be a local path, and does not exist.
+    """
+    return name in ARCHITECTURES or Path(resolve(name)).is_dir()

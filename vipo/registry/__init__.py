@@ -9,23 +9,24 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 from vipo.registry.build import ConfigError, build_component
+from vipo.registry.noun import NounRegistry
 
-GENERATORS = Registry('generator', build_func=build_component, scope='vipo', locations=['vipo.generators'])
-KERNELS = Registry('kernel', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
-STEP_SELECTORS = Registry('step selector', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
-REWARDS = Registry(
+GENERATORS = NounRegistry('generator', build_func=build_component, scope='vipo', locations=['vipo.generators'])
+KERNELS = NounRegistry('kernel', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
+STEP_SELECTORS = NounRegistry('step selector', build_func=build_component, scope='vipo', locations=['vipo.diffusion'])
+REWARDS = NounRegistry(
     'reward',
     build_func=build_component,
     scope='vipo',
     locations=['vipo.rewards', 'vipo.scenes.judge', 'vipo.scenes.fit'],
 )
-BACKBONES = Registry('backbone', build_func=build_component, scope='vipo', locations=['vipo.structurers.backbones'])
-ALLOCATORS = Registry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
-STRUCTURERS = Registry(
+BACKBONES = NounRegistry('backbone', build_func=build_component, scope='vipo', locations=['vipo.structurers.backbones'])
+ALLOCATORS = NounRegistry('allocator', build_func=build_component, scope='vipo', locations=['vipo.structurers'])
+STRUCTURERS = NounRegistry(
     'structurer', build_func=build_component, scope='vipo', locations=['vipo.structurers', 'vipo.scenes.oracle']
 )
-LOSSES = Registry('loss', build_func=build_component, scope='vipo', locations=['vipo.losses'])
-STRATEGIES = Registry('strategy', build_func=build_component, scope='vipo', locations=['vipo.engine.strategies'])
+LOSSES = NounRegistry('loss', build_func=build_component, scope='vipo', locations=['vipo.losses'])
+STRATEGIES = NounRegistry('strategy', build_func=build_component, scope='vipo', locations=['vipo.engine.strategies'])
 
 
 def _child(name: str, *locations: str) -> Registry:

@@ -41,16 +41,16 @@ def build_component(cfg: Any, *args: Any, registry: Any, at: str | None = None, 
     Raises:
         ConfigError: the type is unknown, the argument names do not fit, or a required one is missing.
     """
+    path = (*_PATH.get(), at or registry.name)
+    where = '.'.join(path)
     if isinstance(cfg, str):
-        key = at or registry.name
-        raise ConfigError(f'config key {key!r} is the text {cfg!r}; a component is written dict(type={cfg!r})')
+        raise ConfigError(f'config key {where!r} is the text {cfg!r}; a component is written dict(type={cfg!r})')
     if isinstance(cfg, (int, float, list, tuple)):
-        raise ConfigError(f'config key {at or registry.name!r} must be dict(type=..., ...), got {cfg!r}')
+        raise ConfigError(f'config key {where!r} must be dict(type=..., ...), got {cfg!r}')
     if not isinstance(cfg, Mapping):
         return cfg
-    token = _PATH.set((*_PATH.get(), at or registry.name))
+    token = _PATH.set(path)
     try:
-        where = '.'.join(_PATH.get())
         options = {**{k: v for k, v in cfg.items() if k not in ('type', '_scope_')}, **extra}
         if 'type' not in cfg:
             raise ConfigError(f'config key {where!r}: no "type" is given. {_known(registry)}')
@@ -163,6 +163,9 @@ def check_options(
         ConfigError: ``target(*args, **options)`` would not bind, or a value is of another plain type than annotated.
     """
     name = getattr(target, '__name__', str(target))
+    if inspect.isclass(target) and inspect.isabstract(target):
+        lacking = ', '.join(sorted(target.__abstractmethods__))
+        raise ConfigError(f'config key {where!r}: {name} does not define {lacking}, which a {_contract(target)} must')
     signature = full_signature(target)
     try:
         signature.bind(*args, **options)
@@ -180,6 +183,11 @@ def check_options(
         if parameter is not None and not fits(value, parameter.annotation):
             wanted = inspect.formatannotation(parameter.annotation)
             raise ConfigError(f'config key {where}.{key} must be {wanted}, got {value!r} ({type(value).__name__})')
+
+
+def _contract(target: type) -> str:
+    """The base class that asks for the methods which a class lacks."""
+    return next(c for c in reversed(target.__mro__) if inspect.isabstract(c)).__name__
 
 
 def check_finite(value: Any, where: str) -> None:

@@ -33,7 +33,7 @@ class SceneOracleStructurer(Structurer):
             place, a smooth blob of the same area that is drawn anew for every picture.
         seed: of the blobs. The same picture of the same prompt gets the same blob, whatever is beside it in a batch;
             one that another number of processes rounds otherwise, in a single pixel, gets another.
-        normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
+        normalize: one of :data:`vipo.structurers.base.NORMALIZATIONS`, see :class:`PerceptualStructurer`.
 
     Raises:
         ValueError: an option is unknown.

@@ -31,13 +31,13 @@ class RewardAttributionStructurer(Structurer):
 
     Args:
         method: one of :data:`METHODS`.
-        baseline: grey level that counts as "nothing there" in ``'gradient_input'``.
+        baseline: grey level that counts as "nothing there" in ``'gradient_input'``; None is middle grey, 0.5.
         sigma: of a Gaussian on the latent grid, in latent positions; gradients are grainy. 0 for none.
         batch_size: most samples in one pass through the reward.
-        normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
+        normalize: one of :data:`vipo.structurers.base.NORMALIZATIONS`, see :class:`PerceptualStructurer`.
 
     Raises:
-        ValueError: an option is unknown or out of range.
+        ValueError: an option is unknown, out of range, or of no effect with this method.
     """
 
     needs_prompts = True
@@ -45,7 +45,7 @@ class RewardAttributionStructurer(Structurer):
     def __init__(
         self,
         method: str = 'gradient_input',
-        baseline: float = 0.5,
+        baseline: float | None = None,
         sigma: float = 1.0,
         batch_size: int = 8,
         normalize: str = 'mean',
@@ -54,8 +54,11 @@ class RewardAttributionStructurer(Structurer):
             raise ValueError(f'structurer.method must be one of {METHODS}, got {method!r}')
         if sigma < 0 or batch_size < 1:
             raise ValueError(f'need sigma >= 0 and batch_size >= 1, got {sigma} and {batch_size}')
+        if baseline is not None and method != 'gradient_input':
+            raise ValueError(f"structurer.baseline has no effect with method={method!r}, only with 'gradient_input'")
         self.normalize = check_normalization(normalize)
-        self.method, self.baseline, self.sigma, self.batch_size = method, baseline, sigma, batch_size
+        self.baseline = 0.5 if baseline is None else baseline
+        self.method, self.sigma, self.batch_size = method, sigma, batch_size
         self.reward: Reward | None = None
         self.counts: Counter[str] = Counter()
 

@@ -102,10 +102,10 @@ def uses_reward(part: object) -> bool:
 
 
 def is_uniform(part: object) -> bool:
-    """Whether a map that is the same everywhere is what the config asks for: an attribute ``uniform`` says so."""
-    return getattr(part, 'uniform', False) or any(
-        is_uniform(inner) for inner in (part.parts() if hasattr(part, 'parts') else ())
-    )
+    """Whether a map that is the same everywhere is what the config asks for: its ``uniform`` says so, or a part's."""
+    if hasattr(part, 'uniform'):
+        return bool(part.uniform)
+    return any(is_uniform(inner) for inner in (part.parts() if hasattr(part, 'parts') else ()))
 
 
 def set_progress(part: object, iteration: int, total: int) -> None:

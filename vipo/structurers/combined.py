@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vipo.registry import STRUCTURERS, ConfigError
-from vipo.structurers.base import Structurer, call_structurer, check_normalization, normalized
+from vipo.structurers.base import Structurer, call_structurer, check_normalization, is_uniform, normalized
 
 COMBINATIONS = ('mean', 'product')
 
@@ -25,7 +25,7 @@ class CombinedStructurer(Structurer):
         parts: name -> config of a structurer; none of them may be signed.
         combine: ``'mean'``: any of the parts says that a position matters; ``'product'``: all of them.
         weights: by name, 1 where none is given.
-        normalize: see :data:`vipo.structurers.base.NORMALIZATIONS`.
+        normalize: one of :data:`vipo.structurers.base.NORMALIZATIONS`, see :class:`PerceptualStructurer`.
 
     Attributes:
         counts: since it was last cleared, the ``products`` made of a sample's maps, and among them those that
@@ -68,6 +68,11 @@ class CombinedStructurer(Structurer):
     def needs_prompts(self) -> bool:
         return any(getattr(part, 'needs_prompts', False) for part in self._parts.values())
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all that it is made of is the same everywhere."""
+        return all(is_uniform(part) for part in self._parts.values())
+
     def parts(self) -> Iterator[object]:
         return iter(self._parts.values())
 
@@ -101,10 +106,10 @@ class BlendedStructurer(Structurer):
         structurer: config of the structurer whose map is blended with ones.
         floor: in [0, 1]; 1 is the uniform map.
         end: the floor at the end of the schedule; None keeps it.
-        schedule: the floor goes linearly from ``floor`` to ``end`` between these shares of the run.
+        schedule: the floor goes linearly from ``floor`` to ``end`` between these shares of the run; None is all of it.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a schedule has no end to go to.
     """
 
     def __init__(
@@ -112,17 +117,20 @@ class BlendedStructurer(Structurer):
         structurer: Mapping[str, Any] | Callable[..., Tensor],
         floor: float = 0.2,
         end: float | None = None,
-        schedule: tuple[float, float] = (0.0, 1.0),
+        schedule: tuple[float, float] | None = None,
     ) -> None:
         for name, value in (('floor', floor), ('end', floor if end is None else end)):
             if not 0 <= value <= 1:
                 raise ValueError(f'structurer.{name} must lie in [0, 1], got {value}')
-        if not 0 <= schedule[0] < schedule[1] <= 1:
-            raise ValueError(f'structurer.schedule must be two increasing shares of the run, got {tuple(schedule)}')
+        if schedule is not None and end is None:
+            raise ValueError('structurer.schedule has no effect without structurer.end, the floor that it leads to')
+        schedule = (0.0, 1.0) if schedule is None else tuple(schedule)
+        if len(schedule) != 2 or not 0 <= schedule[0] < schedule[1] <= 1:
+            raise ValueError(f'structurer.schedule must be two increasing shares of the run, got {schedule}')
         self.structurer = STRUCTURERS.build(structurer, at='structurer')
         if getattr(self.structurer, 'normalize', None) == 'signed':
             raise ConfigError('structurer.structurer is signed, and a floor under a signed map is none')
-        self.start, self.end, self.schedule = floor, floor if end is None else end, tuple(schedule)
+        self.start, self.end, self.schedule = floor, floor if end is None else end, schedule
         self.floor = floor
 
     @property
@@ -131,8 +139,8 @@ class BlendedStructurer(Structurer):
 
     @property
     def uniform(self) -> bool:
-        """Whether it leaves nothing of the map, now or later."""
-        return max(self.start, self.end) == 1
+        """Whether it leaves nothing of the map, now or later, or has nothing to leave."""
+        return max(self.start, self.end) == 1 or is_uniform(self.structurer)
 
     def parts(self) -> Iterator[object]:
         yield self.structurer

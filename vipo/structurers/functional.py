@@ -121,6 +121,20 @@ def blur_in_time(maps: Tensor, sigma: float) -> Tensor:
     return torch.einsum('st,bthw->bshw', _blur_matrix(maps.shape[1], sigma).to(maps), maps)
 
 
+def of_one_colour(pixels: Tensor) -> Tensor:
+    """Whether each frame ``(B, F)`` of pixels ``(B, C, F, Y, X)`` has one colour, to within half a step of 8 bits."""
+
+    def constant(frames: Tensor) -> Tensor:
+        values = frames.flatten(-2)
+        return (values.amax(-1) - values.amin(-1) <= 0.5 / 255).all(-1)
+
+    frames = pixels.transpose(1, 2)
+    flat = constant(frames[..., :: -(-pixels.shape[-2] // 4), :: -(-pixels.shape[-1] // 4)])
+    if flat.any():  # few frames get here: reading every pixel takes as long as all that is done with their features
+        flat[flat.clone()] = constant(frames[flat])
+    return flat
+
+
 def entropy(maps: Tensor) -> Tensor:
     """Entropy of each map taken as a distribution, divided by its maximum: 1 is uniform, 0 a single position."""
     p = maps.flatten(1)

@@ -32,7 +32,7 @@ class PriorStructurer(Structurer):
             raise ValueError(f'structurer.prior must be one of {PRIORS}, got {prior!r}')
         if not width > 0:
             raise ValueError(f'structurer.width must be positive, got {width}')
-        self.prior, self.width = prior, width
+        self.prior, self.width, self.uniform = prior, width, prior == 'uniform'
 
     def __call__(
         self,

@@ -15,7 +15,7 @@ from vipo.structurers.allocators import Allocator
 from vipo.structurers.backbones.base import Backbone, Features
 from vipo.structurers.base import Structurer, check_normalization, normalized
 from vipo.structurers.checks import check_allocation, check_features, not_finite
-from vipo.structurers.functional import align_in_time, blur_in_time, latent_frames, resize_to_grid
+from vipo.structurers.functional import align_in_time, blur_in_time, latent_frames, of_one_colour, resize_to_grid
 
 #: Which frames of a clip the backbone sees.
 FRAMES = ('all', 'latent')
@@ -31,7 +31,7 @@ class PerceptualStructurer(Structurer):
         backbone, allocator: the objects, or the configs to build them from.
         normalize: ``'mean'`` rescales each map to mean one over its clip, so that the size of a training step does
             not depend on the content; ``'minmax'`` keeps the allocator's [0, 1], as the reference does; ``'signed'``
-            takes one off the mean-one map.
+            takes one off the mean-one map: a position below the average learns against its sample's advantage.
         frames: of a clip, ``'all'`` or one per latent frame (``'latent'``: the last pixel frame that goes into it),
             which costs a fourth of the backbone's work for a causal autoencoder of stride 4.
         temporal_sigma: of a Gaussian over latent frames; 0 for none.
@@ -119,7 +119,7 @@ class PerceptualStructurer(Structurer):
         features, maps = self._allocated(pixels)
         if features.spans is not None:  # every pixel frame gets the map of the feature frame that it is part of
             maps = maps.repeat_interleave(torch.tensor(features.spans, device=maps.device), dim=1)
-        return resize_to_grid(self._fill(maps, _flat(pixels).to(maps.device)), *grid[1:], features.offset)
+        return resize_to_grid(self._fill(maps, of_one_colour(pixels).to(maps.device)), *grid[1:], features.offset)
 
     def _allocated(self, pixels: Tensor) -> tuple[Features, Tensor]:
         """Features, and the allocator's maps ``(B, F, h, w)``."""
@@ -179,20 +179,6 @@ class PerceptualStructurer(Structurer):
         told = (~empty).float()
         mean = (maps.mean((-2, -1)) * told).sum(1, keepdim=True) / told.sum(1, keepdim=True)
         return torch.where(empty[..., None, None], mean.nan_to_num(1.0)[..., None, None], maps)
-
-
-def _flat(pixels: Tensor) -> Tensor:
-    """Whether each frame ``(B, F)`` of pixels has one colour, to within half a step of 8 bits."""
-
-    def one_colour(frames: Tensor) -> Tensor:
-        values = frames.flatten(-2)
-        return (values.amax(-1) - values.amin(-1) <= 0.5 / 255).all(-1)
-
-    frames = pixels.transpose(1, 2)
-    flat = one_colour(frames[..., :: -(-pixels.shape[-2] // 4), :: -(-pixels.shape[-1] // 4)])
-    if flat.any():  # few frames get here: reading every pixel takes as long as all that is done with their features
-        flat[flat.clone()] = one_colour(frames[flat])
-    return flat
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,6 +50,45 @@ def wrapped(words: str, width: int, font: ImageFont.FreeTypeFont, most: int | No
     return [*lines[: most - 1], f'{last} …'.lstrip()]
 
 
+def text_width(words: str, size: int) -> int:
+    """Pixels that :meth:`Canvas.text` takes for one line."""
+    return round(_font(words, size).getlength(words))
+
+
+def _font(words: str, size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font; for letters that it lacks the font of this machine that has most of them."""
+    return _face(None if words.isascii() else _font_file(frozenset(words)), size)
+
+
+@lru_cache(maxsize=256)
+def _face(path: str | None, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+@lru_cache(maxsize=256)
+def _font_file(letters: frozenset[str]) -> str | None:
+    """A font with all of these letters; of several Pillow's (None), then the one that comes with matplotlib."""
+    from matplotlib import font_manager
+
+    wanted = {ord(c) for c in letters if not c.isspace()}
+    best, most = None, len(wanted & _glyphs(None))
+    installed = sorted({f.fname for f in font_manager.fontManager.ttflist if not f.name.startswith('Last Resort')})
+    for path in (font_manager.findfont('DejaVu Sans'), *installed):
+        if most == len(wanted):
+            break
+        if (found := len(wanted & _glyphs(path))) > most:
+            best, most = path, found
+    return best
+
+
+@lru_cache(maxsize=256)
+def _glyphs(path: str | None) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(path or ImageFont.load_default().path)
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+
+
 class Canvas:
     """A white sheet to paste pictures and text on, positions in pixels from the top left."""
 
@@ -70,7 +111,7 @@ class Canvas:
         color: tuple[int, ...] = INK,
     ) -> None:
         """Write, wrapped to ``width`` pixels and cut to ``height`` where they are given."""
-        font = ImageFont.load_default(size)
+        font = _font(words, size)
         if width is not None:
             line = sum(font.getmetrics()) + _SPACING
             words = '\n'.join(

@@ -6,18 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from vipo.visualization.canvas import FAINT, Canvas, middle_frame, to_image
-
-
-def heat(values: np.ndarray) -> np.ndarray:
-    """Colours ``(Y, X, 3)`` uint8 of values in [0, 1]."""
-    from matplotlib import colormaps
-
-    return (colormaps['inferno'](values)[..., :3] * 255).astype(np.uint8)
+from vipo.visualization.panels import LEGEND, SIGNED_LEGEND, coloured, lit
 
 
 def map_overlays(
@@ -35,21 +28,20 @@ def map_overlays(
     width = 3 * side + 2 * gap
     cell = words + side + 2 * gap
     rows = -(-len(prompts) // columns)
+    signed = bool(maps.min() < 0)
     sheet = Canvas(gap + columns * (width + gap), head + rows * cell)
     sheet.text(title, gap, 8, size=17)
-    sheet.text(
-        'picture | allocation map (bright: more learning pressure) | picture lit by its map', gap, 29, 11, color=FAINT
-    )
+    legend = SIGNED_LEGEND if signed else LEGEND
+    sheet.text(f'picture | allocation map ({legend}) | picture lit by its map', gap, 29, 11, color=FAINT)
     for i, prompt in enumerate(prompts):
         x, y = gap + (i % columns) * (width + gap), head + (i // columns) * cell
         picture = to_image(middle_frame(pixels[i]), side)
-        plane = maps[i, :, maps.shape[2] // 2][None].float().cpu()
-        scaled = F.interpolate(plane / plane.amax().clamp(min=1e-8), size=picture.size[::-1], mode='bilinear')
-        values = scaled[0, 0].clamp(0, 1).numpy()
-        lit = np.asarray(picture, dtype=np.float32) * (0.15 + 0.85 * values[..., None])
+        plane = maps[i, 0, maps.shape[2] // 2].float().cpu()
+        top = plane.abs().max().item()
         sheet.text(prompt, x, y + 4, size=11, width=width, height=words - 4)
-        panels = (picture, Image.fromarray(heat(values)), Image.fromarray(lit.astype(np.uint8)))
-        for j, panel in enumerate(panels):
+        small = np.asarray(picture).transpose(2, 0, 1)
+        panels = (coloured(plane, top, small.shape[1:], signed), lit(small, plane, top, signed))
+        for j, panel in enumerate((picture, *(Image.fromarray(p.transpose(1, 2, 0).copy()) for p in panels))):
             sheet.paste(panel, x + j * (side + gap), y + words)
     sheet.image.save(path)
 

@@ -35,18 +35,18 @@ def write_samples(pixels: np.ndarray, captions: list[str], folder: Path, fps: in
     return 'gallery.png, *.mp4 and *_strip.png' if clips else 'gallery.png and *.png'
 
 
-def write_mp4(sample: np.ndarray, path: Path, fps: int) -> None:
+def write_mp4(sample: np.ndarray, path: Path, fps: float) -> None:
     """``(3, F, Y, X)`` uint8 -> a clip.
 
     Raises:
-        OSError: the machine's OpenCV has no encoder for it.
+        OSError: OpenCV cannot: it has no encoder, or that takes no such size or rate.
     """
     import cv2
 
     _, _, height, width = sample.shape
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), fps, (width, height))
     if not writer.isOpened():
-        raise OSError(f'{path} cannot be written: OpenCV has no MP4 encoder here')
+        raise OSError(f'{path} cannot be written: OpenCV encodes no MP4 of {width} x {height} at {fps:.4g} fps here')
     for frame in sample.transpose(1, 2, 3, 0):
         writer.write(np.ascontiguousarray(frame[..., ::-1]))  # OpenCV's order is BGR
     writer.release()

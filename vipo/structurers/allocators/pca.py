@@ -26,8 +26,10 @@ class PCAAllocator(Allocator):
         combine: ``'variance'`` weights by explained variance ratio; ``'average'`` and ``'first'`` are the paper's
             ablations.
         sigma: of the Gaussian, in patches; 0 for none.
-        orientation: a name from :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip; each frame's
+        orientation: one of :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip; each frame's
             axes follow those of the frame before, and where a clip cuts to another scene that may be either way.
+            ``'center'`` takes what lies away from the border for the figure, so that an object in a corner gets next to
+            nothing; ``'minority'`` takes the smaller side, wherever it lies.
 
     Raises:
         ValueError: an option is unknown or out of range.
