@@ -165,6 +165,24 @@ def test_broken_backbone_is_an_error_that_names_it(pixels, fault, of, where):
         PerceptualStructurer(Broken(), PCAAllocator())(pixels(1, 5, 16, 16), (2, 4, 4))
 
 
+class Powers(PCAAllocator):
+    """A call of its own, which would let what is not finite pass; with PCAAllocator's word that it does not."""
+
+    def __call__(self, features, cls_attention=None):
+        return features.norm(dim=2).nan_to_num() ** 2
+
+
+def test_broken_backbone_is_named_for_an_allocator_made_of_another(pixels):
+    class Broken(Patches):
+        def __call__(self, pixels):
+            out = super().__call__(pixels)
+            out.map.view(-1)[0] = torch.nan
+            return out
+
+    with pytest.raises(ConfigError, match='Broken returned features that are not finite'):
+        PerceptualStructurer(Broken(), Powers())(pixels(1, 1, 16, 16), (1, 4, 4))
+
+
 @pytest.mark.parametrize('fault', [torch.nan, torch.inf])
 def test_broken_backbone_of_many_features(fault):
     """Where components are searched for, and not taken from a decomposition."""
