@@ -219,11 +219,16 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def _scattered(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows ``(M, R, D)`` times the scatter of ``(M, N, D)``, as if x were centred, which is never stored."""
-    projected = x @ rows.mT
+    """Rows ``(M, R, D)`` times the scatter of ``(M, N, D)``, as if x were centred, which is never stored.
+
+    Of the two ways to write a product, the one that suits how x lies in memory takes half the time.
+    """
+    together = x.stride(-1) == 1  # the features of a token; else a feature's tokens, as of a map (D, h, w)
+    projected = x @ rows.mT if together else rows @ x.mT
+    tokens = 1 if together else 2
     for _ in range(2):  # once leaves what rounding brings back, and the mean would multiply it
-        projected -= projected.mean(1, keepdim=True)
-    return projected.mT @ x
+        projected -= projected.mean(tokens, keepdim=True)
+    return projected.mT @ x if together else (x.mT @ projected.mT).mT
 
 
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
