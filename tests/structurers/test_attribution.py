@@ -146,7 +146,7 @@ def test_mistakes_are_explained(pictures):
         attribution(pictures_alone, method='similarity')
     with pytest.raises(ConfigError, match='no reward yet'):
         RewardAttributionStructurer()(pictures, (1, 4, 6), ['1', '1'])
-    with pytest.raises(ValueError, match="structurer.baseline has no effect with method='gradient'"):
+    with pytest.raises(ValueError, match=r"structurer\.baseline has no effect with method='gradient'"):
         RewardAttributionStructurer('gradient', baseline=0.0)
     with pytest.raises(ValueError, match='2 samples but 1 prompts'):
         attribution(Spot())(pictures, (1, 4, 6), ['1'])

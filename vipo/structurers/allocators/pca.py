@@ -23,8 +23,8 @@ class PCAAllocator(Allocator):
 
     Args:
         components: how many principal components, K.
-        combine: ``'variance'`` weights by explained variance ratio; ``'average'`` and ``'first'``, which takes the first
-            alone whatever ``components`` says, are the paper's ablations.
+        combine: ``'variance'`` weights by explained variance ratio; ``'average'`` and ``'first'``, which takes the
+            first alone whatever ``components`` says, are the paper's ablations.
         sigma: of the Gaussian, in patches; 0 for none.
         orientation: one of :data:`vipo.structurers.orientation.ORIENTATIONS`, decided once per clip; each frame's
             axes follow those of the frame before, and where a clip cuts to another scene that may be either way.
