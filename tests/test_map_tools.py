@@ -14,6 +14,7 @@ from tools.study_maps import main as study_maps
 from tools.study_maps import measure
 from vipo.datasets.media import read_clip
 from vipo.engine.config import read_config
+from vipo.rewards import HPSReward
 from vipo.structurers import PCAAllocator, PerceptualStructurer
 from vipo.structurers.backbones import Backbone, Features
 from vipo.visualization.canvas import _font_file as font_file
@@ -85,6 +86,14 @@ def test_rehearsal_draws_prompts_by_a_twin(tmp_path, capsys):
 def test_grid_of_the_generator(names, expected):
     """Strides as the model cards of the autoencoders give them; the embedded one halves a picture twice."""
     assert generator_stride([read_config(ROOT / 'configs' / f'{name}.py') for name in names]) == expected
+
+
+def test_reward_that_a_map_is_made_of_is_moved_with_it(scene, tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(HPSReward, 'to', lambda self, device: moved.append(device) or self)
+    reward = config(tmp_path, 'reward', "type='RewardAttributionStructurer'")
+    assert show_map([reward, '--images', str(scene), '--texts', 'a', '--out', str(tmp_path / 'x')]) == 0
+    assert torch.device('cpu') in moved
 
 
 def test_one_sample_that_has_no_map_leaves_the_others(scene, tmp_path, capsys):

@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,25 +98,27 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, folder: Path) -> int:
     from vipo.engine.rewards import pick_device
     from vipo.registry import ConfigError
-    from vipo.structurers.base import set_progress
+    from vipo.structurers.base import every_part, set_progress
 
     device = pick_device(args.device)
     if args.out.exists() and not args.out.is_dir():
         raise ConfigError(f'--out: {args.out} is a file')
     names = _distinct([Path(path).with_suffix('') for path in args.configs])
     configs = {name: _read(path, args, folder) for name, path in zip(names, args.configs, strict=True)}
-    stride = tuple(args.stride) if args.stride else _stride(configs.values()) or STRIDE
+    stride = tuple(args.stride or (None if args.prompts else _stride(configs.values())) or STRIDE)
     samples = [] if args.prompts else _read_files(args, stride[0])
-    structurers = {name: _build(name, cfg) for name, cfg in configs.items()}
+    built = {name: _build(name, cfg) for name, cfg in configs.items()}
+    structurers = {name: structurer for name, (structurer, _) in built.items()}
     texts = None if args.prompts else _texts(args, len(samples), structurers)
     if args.prompts:
         samples = _draw(args, next(iter(configs.values())), device)
         texts = [sample.caption for sample in samples]
-    for name, structurer in structurers.items():
-        if hasattr(structurer, 'to'):
-            structurer.to(device)
+    for name, (structurer, reward) in built.items():
+        for part in (structurer, reward):
+            if hasattr(part, 'to'):
+                part.to(device)
         set_progress(structurer, round(1000 * args.at), 1001)
-        if args.at == 0 and any(_changes(part) for part in _inside(structurer)):
+        if args.at == 0 and any(_changes(part) for part in every_part(structurer)):
             print(f'{name} changes in the course of a run, and is drawn as it begins; --at 1 shows its end')
     return _show(args, samples, structurers, texts, stride, device)
 
@@ -133,12 +135,12 @@ def _show(
 
     from vipo.engine.clock import PhaseClock
     from vipo.registry import ConfigError
-    from vipo.structurers.base import call_structurer
+    from vipo.structurers.base import call_structurer, every_part
     from vipo.visualization.maps import map_clip, map_sheet
 
     args.out.mkdir(parents=True, exist_ok=True)
     maps: dict[str, list[Tensor]] = {name: [] for name in structurers}
-    seers = {n: next((part for part in _inside(s) if hasattr(part, 'dense')), None) for n, s in structurers.items()}
+    seers = {n: next((part for part in every_part(s) if hasattr(part, 'dense')), None) for n, s in structurers.items()}
     components: dict[str, list[Any]] = {name: [] for name, seer in seers.items() if seer is not None}
     shown, grids, left_out, clock = [], [], [], PhaseClock()
     largest = max((s.pixels.shape[3] * s.pixels.shape[2], s.pixels.shape[3], s.pixels.shape[2]) for s in samples)
@@ -209,13 +211,6 @@ def _components(seer: Any, x: Tensor) -> np.ndarray:
     return component_colours(features.cpu(), size)[:, 0]
 
 
-def _inside(part: Any) -> Iterator[Any]:
-    """A structurer and all parts of it, outer ones first."""
-    yield part
-    for inner in part.parts() if hasattr(part, 'parts') else ():
-        yield from _inside(inner)
-
-
 def _changes(part: Any) -> bool:
     """Whether it is another one later in a run."""
     return hasattr(part, 'set_progress') and getattr(part, 'start', 0) != getattr(part, 'end', 1)
@@ -276,14 +271,15 @@ def _stride(configs: Iterable[Config]) -> tuple[int, int] | None:
     return None
 
 
-def _build(name: str, cfg: Config) -> Any:
+def _build(name: str, cfg: Config) -> tuple[Any, Any]:
+    """A config's structurer, and the reward that its map is made of, or None; both are still on the CPU."""
     from vipo.engine.hub import check_reach
     from vipo.registry import REWARDS, STRUCTURERS, ConfigError
     from vipo.rewards.function import as_reward
     from vipo.structurers.base import bind_reward, uses_reward
 
     check_reach({'structurer': cfg.structurer})
-    structurer = STRUCTURERS.build(cfg.structurer, at='structurer')
+    structurer, reward = STRUCTURERS.build(cfg.structurer, at='structurer'), None
     if uses_reward(structurer):
         if not isinstance(cfg.get('reward'), dict):
             raise ConfigError(
@@ -291,8 +287,9 @@ def _build(name: str, cfg: Config) -> Any:
                 "beside it, in a config with _base_ = ['" + f"{Path(cfg.filename).name}']"
             )
         check_reach({'reward': cfg.reward})
-        bind_reward(structurer, as_reward(REWARDS.build(cfg.reward, at='reward')))
-    return structurer
+        reward = as_reward(REWARDS.build(cfg.reward, at='reward'))
+        bind_reward(structurer, reward)
+    return structurer, reward
 
 
 def _texts(args: argparse.Namespace, count: int, structurers: dict[str, Any]) -> list[str] | None:

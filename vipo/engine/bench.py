@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from vipo.rewards.base import Reward
 from vipo.scenes.grammar import Scene, parse_prompt
 from vipo.structurers.backbones.base import Backbone
 from vipo.structurers.backbones.reward_tower import RewardTowerBackbone, clip_towers
-from vipo.structurers.base import bind_reward
+from vipo.structurers.base import bind_reward, every_part
 
 _TOWER = RewardTowerBackbone.__name__
 
@@ -140,7 +140,7 @@ def feature_spaces(structurers: list[Any], reward: Reward) -> dict[str, Backbone
 
     The tower is there for comparisons: a baseline without a map has it too.
     """
-    found = [backbone for structurer in structurers for backbone in _backbones(structurer)]
+    found = [part for structurer in structurers for part in every_part(structurer) if isinstance(part, Backbone)]
     for part, towers in clip_towers(reward).items():
         tower = RewardTowerBackbone(part=part or None, input_size=towers.side)
         tower.bind(reward)
@@ -159,10 +159,3 @@ def scenes_of(prompts: list[str]) -> list[Scene] | None:
         return [parse_prompt(prompt) for prompt in prompts]
     except ValueError:
         return None
-
-
-def _backbones(part: object) -> Iterator[Backbone]:
-    if isinstance(part, Backbone):
-        yield part
-    for inner in part.parts() if hasattr(part, 'parts') else ():
-        yield from _backbones(inner)

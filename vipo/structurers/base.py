@@ -86,42 +86,47 @@ def call_structurer(
     return check_map(maps, len(pixels), grid, name)
 
 
-def bind_reward(part: object, reward: Reward) -> None:
+def every_part(part: object) -> Iterator[object]:
+    """A structurer and all that is in it, outer ones first."""
+    yield part
+    for inner in part.parts() if hasattr(part, 'parts') else ():
+        yield from every_part(inner)
+
+
+def bind_reward(structurer: object, reward: Reward) -> None:
     """Give the run's own reward to every part that has a method ``bind``."""
-    if hasattr(part, 'bind'):
-        part.bind(reward)
-    for inner in part.parts() if hasattr(part, 'parts') else ():
-        bind_reward(inner, reward)
+    for part in every_part(structurer):
+        if hasattr(part, 'bind'):
+            part.bind(reward)
 
 
-def uses_reward(part: object) -> bool:
+def uses_reward(structurer: object) -> bool:
     """Whether any part has a method ``bind``."""
-    return hasattr(part, 'bind') or any(
-        uses_reward(inner) for inner in (part.parts() if hasattr(part, 'parts') else ())
-    )
+    return any(hasattr(part, 'bind') for part in every_part(structurer))
 
 
-def is_uniform(part: object) -> bool:
-    """Whether a map that is the same everywhere is what the config asks for: its ``uniform`` says so, or a part's."""
-    if hasattr(part, 'uniform'):
-        return bool(part.uniform)
-    return any(is_uniform(inner) for inner in (part.parts() if hasattr(part, 'parts') else ()))
+def is_uniform(structurer: object) -> bool:
+    """Whether a map that is the same everywhere is what the config asks for.
+
+    The outermost parts with an attribute ``uniform`` say so: one that is made of others speaks for them.
+    """
+    if hasattr(structurer, 'uniform'):
+        return bool(structurer.uniform)
+    return any(is_uniform(inner) for inner in (structurer.parts() if hasattr(structurer, 'parts') else ()))
 
 
-def set_progress(part: object, iteration: int, total: int) -> None:
+def set_progress(structurer: object, iteration: int, total: int) -> None:
     """Tell every part that has a method ``set_progress`` how far the run is."""
-    if hasattr(part, 'set_progress'):
-        part.set_progress(iteration, total)
-    for inner in part.parts() if hasattr(part, 'parts') else ():
-        set_progress(inner, iteration, total)
+    for part in every_part(structurer):
+        if hasattr(part, 'set_progress'):
+            part.set_progress(iteration, total)
 
 
-def counters(part: object) -> Iterator[Counter[str]]:
+def counters(structurer: object) -> Iterator[Counter[str]]:
     """The counters of a structurer and of those in it, see :class:`vipo.structurers.PerceptualStructurer`."""
-    if isinstance(getattr(part, 'counts', None), Counter):
-        yield part.counts
-    for inner in part.parts() if hasattr(part, 'parts') else ():
-        yield from counters(inner)
+    for part in every_part(structurer):
+        if isinstance(getattr(part, 'counts', None), Counter):
+            yield part.counts
 
 
 def normalized(maps: Tensor, how: str) -> Tensor:

@@ -22,10 +22,9 @@ def check_features(features: Features, given: Tensor, name: str, finite: bool = 
     shape, what = ('(N, D, h, w)', 'pictures') if given.ndim == 4 else ('(B, t, D, h, w)', 'clips')
     if not isinstance(features, Features):
         raise ConfigError(f'{name} must return Features(map={shape}), got {type(features).__name__}')
-    given_ones = {'map': features.map, 'cls_attention': features.cls_attention}
-    if features.cls_attention is None:
-        del given_ones['cls_attention']
-    for attribute, values in given_ones.items():
+    for attribute, values in (('map', features.map), ('cls_attention', features.cls_attention)):
+        if values is None and attribute == 'cls_attention':
+            continue
         if not isinstance(values, Tensor) or not values.is_floating_point():
             raise ConfigError(f'{name}: {attribute} must be a torch tensor of floats, got {described(values)}')
     found = tuple(features.map.shape)
