@@ -168,7 +168,7 @@ def _heat(values: np.ndarray, top: float, size: tuple[int, int]) -> Image.Image:
 def _map_image(allocation: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """``(T, H, W)``, the middle frame scaled to its own maximum and to the size of the picture; see ``heat``."""
     plane = allocation[len(allocation) // 2]
-    image = Image.fromarray(heat(plane / max(np.abs(plane).max(), 1e-8), signed=bool(plane.min() < 0)))
+    image = Image.fromarray(heat(plane / max(np.abs(plane).max(), 1e-8), signed=bool(allocation.min() < 0)))
     scale = min(1.0, SIDE / max(size))
     return image.resize((round(size[1] * scale), round(size[0] * scale)), Image.Resampling.BICUBIC)
 
