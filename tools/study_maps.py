@@ -205,8 +205,8 @@ def _page(results: dict[str, dict[str, np.ndarray]], args: argparse.Namespace) -
         f'or turned over, the map finds an object in {found["as_computed"]} or {found["reversed"]} of the scenes,',
         f"oriented away from the border in {found['center']}. The default is `orientation='center'`, and a",
         "smoothing of 1, the paper's; [trained with](../study/README.md), the sharper map does less for the objects.",
-        'Objects lie away from the border here. One in a corner is taken for the background by `center`, and gets',
-        'next to nothing; `minority` asks how large it is and not where.',
+        '`center` takes an object in a corner for the background, which then gets next to nothing; `minority` asks how',
+        'large it is and not where (`pytest tests/structurers/test_orientation.py -k corner`).',
         'Values by scene are in `results.csv`.',
         '',
     ]
