@@ -19,9 +19,12 @@ _SMALL = 64
 _UNDIVIDED = 25
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
-#: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares:
-#: every fifth item is then searched from nothing, two on either side from there.
+#: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares,
+#: for the searches to begin between a few items, one in ``_APART``, that are searched from nothing.
 _ALIKE = 0.05
+_APART = 7
+#: Directions beyond the components that these are begun with.
+_EXTRA_BETWEEN = 5
 #: Of a projection's error relative to the projection, both as root mean squares.
 _TOLERANCE = 1e-4
 #: Of a number in float32 sums, relative to the largest eigenvalue.
@@ -77,11 +80,10 @@ def _leading(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if min(x.shape[1:]) <= max(_SMALL, 5 * (count + _EXTRA)):
         return _exact(x, count)
     try:
-        axes, sure = _search(x, _directions(x, count + _EXTRA), count)
+        axes, sure = _search(x, _directions(x, count), count)
     except FloatingPointError:  # of 1e17 and more float32 has no products
         return _exact(x, count)
-    projected = axes @ x.mT
-    projected -= projected.mean(-1, keepdim=True)
+    projected = _projected(x, axes)
     if not sure.all():
         for few in (~sure).nonzero()[:, 0].split(8):
             projected[few], axes[few] = _exact(x[few], count)
@@ -104,13 +106,44 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return (axes @ centred.mT).float(), axes.float()
 
 
-def _directions(x: Tensor, rows: int) -> Tensor:
-    """Orthonormal directions ``(M, R, D)`` to begin with; those of an item near by where neighbours are alike."""
+def _directions(x: Tensor, count: int) -> Tensor:
+    """Orthonormal directions ``(M, R, D)`` to begin with; where neighbours are alike, a few items are asked for all."""
     if not _alike(x):
-        return _start(x, rows)
-    start = _start(x[::5], rows)
-    nearest = (torch.arange(len(x), device=x.device) + 2) // 5
-    return start.index_select(0, nearest.clamp(max=len(start) - 1))
+        return _orthonormal(_sketched(x, count + _EXTRA))
+    few = _sketched(x[_first(len(x)) :: _APART], count + _EXTRA)
+    exact = few.double()
+    strongest = _eigh(exact @ exact.mT)[1][..., -(count + _EXTRA_BETWEEN) :].mT.to(few)
+    return _between(_orthonormal(strongest @ few), len(x))
+
+
+def _between(few: Tensor, many: int) -> Tensor:
+    """Orthonormal directions of ``many`` items from those ``(m, R, D)`` of m of them, ``_APART`` from one to the next.
+
+    Directions of the nearest of these, moved towards what they are within the space of the one on the item's other
+    side. Vectors could not be paired: which ones span a space is arbitrary.
+    """
+    shares = torch.from_numpy(_shares(many)).to(few)
+    others = few[(torch.arange(len(few))[:, None] + torch.tensor([-1, 0, 1])).clamp(0, len(few) - 1)]
+    turned = few[:, None] @ others.mT @ others
+    return _orthonormal((shares @ turned.flatten(2).flatten(0, 1)).unflatten(1, few.shape[1:]))
+
+
+@lru_cache(maxsize=16)
+def _shares(many: int) -> NDArray[np.float32]:
+    """Of ``(many, 3 m)``: the directions of m items within the spaces of the item before, their own and the next."""
+    items = np.arange(many)
+    few = items[_first(many) :: _APART]
+    nearest = abs(items[:, None] - few).argmin(1)
+    away = items - few[nearest]
+    shares = np.zeros((many, len(few), 3), np.float32)
+    shares[items, nearest, 1] = 1 - abs(away) / _APART
+    shares[items, nearest, 1 + np.sign(away)] += abs(away) / _APART
+    return shares.reshape(many, -1)
+
+
+def _first(many: int) -> int:
+    """The first of ``many`` items that is searched from nothing, so that as few are left before it as at the end."""
+    return (many - 1) % _APART // 2
 
 
 def _alike(x: Tensor) -> bool:
@@ -120,14 +153,14 @@ def _alike(x: Tensor) -> bool:
     return len(x) > 2 and bool(change.median() <= _ALIKE * spread.median())
 
 
-def _start(x: Tensor, rows: int) -> Tensor:
-    """Orthonormal directions ``(M, R, D)`` among the strong ones of ``(M, N, D)``.
+def _sketched(x: Tensor, rows: int) -> Tensor:
+    """Sums ``(M, R, D)`` of strong directions of ``(M, N, D)``.
 
     Sums of all tokens with random signs, times the scatter: no component can be orthogonal to all of them by the
     arrangement of a picture.
     """
     sketch = torch.from_numpy(_signs(rows, x.shape[1])).to(x)
-    return _orthonormal(_scattered(x, sketch @ x))
+    return _scattered(x, sketch @ x)
 
 
 @lru_cache(maxsize=16)
@@ -144,7 +177,7 @@ def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tens
 
     Args:
         x: ``(M, N, D)`` float32.
-        start: orthonormal directions ``(M, R, D)``, R > K.
+        start: orthonormal directions ``(M, R, D)``, R > K + 1.
 
     Returns:
         Axes ``(M, K, D)`` and ``(M,)`` bool.
@@ -218,17 +251,26 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
     return error.amax(-1), rounding.amax(-1)
 
 
-def _scattered(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows ``(M, R, D)`` times the scatter of ``(M, N, D)``, as if x were centred, which is never stored.
-
-    Of the two ways to write a product, the one that suits how x lies in memory takes half the time.
-    """
-    together = x.stride(-1) == 1  # the features of a token; else a feature's tokens, as of a map (D, h, w)
-    projected = x @ rows.mT if together else rows @ x.mT
-    tokens = 1 if together else 2
+def _projected(x: Tensor, rows: Tensor) -> Tensor:
+    """Projections ``(M, R, N)`` of ``(M, N, D)`` on rows ``(M, R, D)``, as if x were centred, which is never stored."""
+    projected = (x @ rows.mT).mT if _by_token(x) else rows @ x.mT
     for _ in range(2):  # once leaves what rounding brings back, and the mean would multiply it
-        projected -= projected.mean(tokens, keepdim=True)
-    return projected.mT @ x if together else (x.mT @ projected.mT).mT
+        projected -= projected.mean(-1, keepdim=True)
+    return projected
+
+
+def _scattered(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``(M, R, D)`` times the scatter of ``(M, N, D)``."""
+    projected = _projected(x, rows)
+    return projected @ x if _by_token(x) else (x.mT @ projected.mT).mT
+
+
+def _by_token(x: Tensor) -> bool:
+    """Whether the features of a token lie together, or a feature's tokens, as of a map ``(D, h, w)``.
+
+    Of the two ways to write a product, the one that suits this takes half the time.
+    """
+    return x.stride(-1) == 1
 
 
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
