@@ -8,7 +8,7 @@ import torch
 from tests.engine.launch import fork
 from tests.engine.worlds import read_samples, run_cases
 
-ITERATIONS = 3
+ITERATIONS = 2
 LORA = {'generator.lora.rank': 4, 'optim_wrapper.optimizer.lr': 3e-4}
 SIZES = {'train_cfg.max_iters': ITERATIONS, 'evaluation': None}
 #: 16 samples, two optimiser steps; whole groups on two ranks and half ones on four. Passes of all parts have equal
