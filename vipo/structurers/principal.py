@@ -19,12 +19,14 @@ _SMALL = 64
 _UNDIVIDED = 25
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
-#: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares,
-#: for the searches to begin between a few items, one in ``_APART``, that are searched from nothing.
-_ALIKE = 0.05
-_APART = 7
-#: Directions beyond the components that these are begun with.
-_EXTRA_BETWEEN = 5
+#: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares.
+#: One item in ``_APART`` is then searched from nothing, and the search in each begins from directions of these, so many
+#: beyond the components that are asked for, at least so many, and from so many of its own.
+_ALIKE = 0.5
+_APART = 5
+_EXTRA_OF_OTHERS = 3
+_FEWEST_OF_OTHERS = 6
+_OWN = 2
 #: Of a projection's error relative to the projection, both as root mean squares.
 _TOLERANCE = 1e-4
 #: Of a number in float32 sums, relative to the largest eigenvalue.
@@ -107,25 +109,34 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _directions(x: Tensor, count: int) -> Tensor:
-    """Orthonormal directions ``(M, R, D)`` to begin with; where neighbours are alike, a few items are asked for all."""
+    """Orthonormal directions ``(M, R, D)`` to begin with.
+
+    Where neighbours are alike most are those of a few items. The others are an item's own, sums of some of its tokens:
+    what none of the few has can be orthogonal to theirs by the arrangement of a picture, and would never be found.
+    """
     if not _alike(x):
         return _orthonormal(_sketched(x, count + _EXTRA))
     few = _sketched(x[_first(len(x)) :: _APART], count + _EXTRA)
     exact = few.double()
-    strongest = _eigh(exact @ exact.mT)[1][..., -(count + _EXTRA_BETWEEN) :].mT.to(few)
-    return _between(_orthonormal(strongest @ few), len(x))
+    rows = max(count + _EXTRA_OF_OTHERS, _FEWEST_OF_OTHERS)
+    strongest = _eigh(exact @ exact.mT)[1][..., -rows:].mT.to(few)
+    tokens = x.shape[1]
+    some = x[:, tokens * 7 // 16 : tokens * 9 // 16]
+    own = torch.from_numpy(_signs(_OWN, some.shape[1])).to(x) @ some
+    return _orthonormal(torch.cat([_between(_orthonormal(strongest @ few), len(x)), own], 1))
 
 
 def _between(few: Tensor, many: int) -> Tensor:
-    """Orthonormal directions of ``many`` items from those ``(m, R, D)`` of m of them, ``_APART`` from one to the next.
+    """Directions ``(many, R, D)`` from orthonormal ones ``(m, R, D)`` of m items, ``_APART`` from one to the next.
 
-    Directions of the nearest of these, moved towards what they are within the space of the one on the item's other
-    side. Vectors could not be paired: which ones span a space is arbitrary.
+    Those of the nearest item, moved towards what they are within the space of the one on the other side: where
+    neighbours are alike, what is between two begins between their spaces. Vectors could not be paired, as which ones
+    span a space is arbitrary.
     """
     shares = torch.from_numpy(_shares(many)).to(few)
     others = few[(torch.arange(len(few))[:, None] + torch.tensor([-1, 0, 1])).clamp(0, len(few) - 1)]
     turned = few[:, None] @ others.mT @ others
-    return _orthonormal((shares @ turned.flatten(2).flatten(0, 1)).unflatten(1, few.shape[1:]))
+    return (shares @ turned.flatten(2).flatten(0, 1)).unflatten(1, few.shape[1:])
 
 
 @lru_cache(maxsize=16)
