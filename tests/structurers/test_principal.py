@@ -172,7 +172,8 @@ def test_a_cut_in_a_clip(clip, tokens, searched, exact_calls, at):
 
 
 @pytest.mark.parametrize('at', [3, 14, 20])
-def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, at):
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, at, layout):
     """From frame ``at`` on the strongest component has opposite weights in two halves that are the same otherwise."""
     pattern = normal(45, 150, seed=1)
     pattern = torch.cat([pattern, pattern], 1)
@@ -182,7 +183,7 @@ def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, at):
     strengths = torch.tensor([20.0, 15, 12, 9, 6] + [0.3] * 40)
     before = (strengths[:, None] * pattern).T @ directions[:45]
     x = torch.stack([before] * at + [before + 25 * other[:, None] * directions[45]] * (30 - at))
-    check(x)
+    check(layout(x))
     assert exact_calls == []
 
 

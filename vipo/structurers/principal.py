@@ -111,13 +111,14 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _directions(x: Tensor, count: int) -> Tensor:
     """Orthonormal directions ``(M, R, D)`` to begin with.
 
-    Where neighbours are alike most are those of a few items. The others are an item's own, sums of some of its tokens:
-    what none of the few has can be orthogonal to theirs by the arrangement of a picture, and would never be found.
+    Where neighbours are alike most are those of a few items. The others are an item's own, sums of an eighth of its
+    tokens, from the middle, next to each other in either order in memory. What none of the few has can be orthogonal to
+    theirs by the arrangement of a picture; it is found by its part in these sums alone.
     """
     if not _alike(x):
         return _orthonormal(_sketched(x, count + _EXTRA))
     few = _sketched(x[_first(len(x)) :: _APART], count + _EXTRA)
-    exact = few.double()
+    exact = few.double()  # squares of these can leave float32
     rows = max(count + _EXTRA_OF_OTHERS, _FEWEST_OF_OTHERS)
     strongest = _eigh(exact @ exact.mT)[1][..., -rows:].mT.to(few)
     tokens = x.shape[1]
