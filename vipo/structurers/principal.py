@@ -20,15 +20,17 @@ _UNDIVIDED = 25
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
 #: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares.
-#: One item in ``_APART`` is then searched from nothing, and the search in each begins from directions of these, so many
-#: beyond the components that are asked for, at least so many, and from so many of its own.
+#: One item in ``_APART`` is then searched from nothing, for so many directions beyond the components that are asked for,
+#: or beyond three; the search in each begins from the strongest of these, again so many, and from so many of its own.
 _ALIKE = 0.5
 _APART = 5
+_EXTRA_OF_FEW = 5
 _EXTRA_OF_OTHERS = 3
-_FEWEST_OF_OTHERS = 6
 _OWN = 2
 #: Of a projection's error relative to the projection, both as root mean squares.
 _TOLERANCE = 1e-4
+#: Of a residual, relative to its Ritz value: up to this an eigenvalue is taken as found.
+_RESOLVED = 0.2
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
 #: Of the largest eigenvalue: where products of products with the scatter stay within float32.
@@ -111,20 +113,17 @@ def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _directions(x: Tensor, count: int) -> Tensor:
     """Orthonormal directions ``(M, R, D)`` to begin with.
 
-    Where neighbours are alike most are those of a few items. The others are an item's own, sums of an eighth of its
-    tokens, from the middle, next to each other in either order in memory. What none of the few has can be orthogonal to
-    theirs by the arrangement of a picture; it is found by its part in these sums alone.
+    Where neighbours are alike most are those of a few items. The others are an item's own, random sums of its tokens:
+    what none of the few has can be orthogonal to theirs by the arrangement of a picture, and is found by its part in
+    these sums alone.
     """
     if not _alike(x):
         return _orthonormal(_sketched(x, count + _EXTRA))
-    few = _sketched(x[_first(len(x)) :: _APART], count + _EXTRA)
+    few = x[_first(len(x)) :: _APART]
+    few = _scattered(few, _orthonormal(_sketched(few, max(count, 3) + _EXTRA_OF_FEW)))
     exact = few.double()  # squares of these can leave float32
-    rows = max(count + _EXTRA_OF_OTHERS, _FEWEST_OF_OTHERS)
-    strongest = _eigh(exact @ exact.mT)[1][..., -rows:].mT.to(few)
-    tokens = x.shape[1]
-    some = x[:, tokens * 7 // 16 : tokens * 9 // 16]
-    own = torch.from_numpy(_signs(_OWN, some.shape[1])).to(x) @ some
-    return _orthonormal(torch.cat([_between(_orthonormal(strongest @ few), len(x)), own], 1))
+    strongest = _eigh(exact @ exact.mT)[1][..., -max(count, 3) - _EXTRA_OF_OTHERS :].mT.to(few)
+    return _orthonormal(torch.cat([_between(_orthonormal(strongest @ few), len(x)), _sums(x, _OWN)], 1))
 
 
 def _between(few: Tensor, many: int) -> Tensor:
@@ -166,20 +165,24 @@ def _alike(x: Tensor) -> bool:
 
 
 def _sketched(x: Tensor, rows: int) -> Tensor:
-    """Sums ``(M, R, D)`` of strong directions of ``(M, N, D)``.
+    """Sums ``(M, R, D)`` of strong directions of ``(M, N, D)``."""
+    return _scattered(x, _sums(x, rows))
 
-    Sums of all tokens with random signs, times the scatter: no component can be orthogonal to all of them by the
-    arrangement of a picture.
+
+def _sums(x: Tensor, rows: int) -> Tensor:
+    """Random sums ``(M, R, D)`` of the tokens ``(M, N, D)``.
+
+    No component is orthogonal to them by the arrangement of a picture, as it could be with signs for weights.
     """
-    sketch = torch.from_numpy(_signs(rows, x.shape[1])).to(x)
-    return _scattered(x, sketch @ x)
+    weights = torch.from_numpy(_weights(rows, x.shape[1])).to(x)
+    return weights @ x if _by_token(x) else (x.mT @ weights.mT).mT
 
 
 @lru_cache(maxsize=16)
-def _signs(rows: int, tokens: int) -> NDArray[np.float32]:
+def _weights(rows: int, tokens: int) -> NDArray[np.float32]:
     """Always the same ``(R, N)``, whose rows add up to 0, so that a large mean does not drown the rest."""
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rows, tokens))
-    return signs - signs.mean(1, keepdims=True)
+    weights = np.random.default_rng(0).standard_normal((rows, tokens), np.float32)
+    return weights - weights.mean(1, keepdims=True)
 
 
 def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tensor, Tensor]:
@@ -223,7 +226,7 @@ def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor,
     values, chosen = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT
     beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
     residuals = chosen @ (beside @ beside.mT).double() @ chosen.mT
-    error, least = _error(values[:, :-1].clamp(min=0), residuals[:, :-1, :-1], count)
+    error, least = _error(values.clamp(min=0), residuals, count)
     largest = values[:, 0]
     known = (largest > _RANGE[0]) & (largest < _RANGE[1])
     sure = known & (error <= _TOLERANCE)
@@ -231,17 +234,18 @@ def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor,
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """How far off the projection on the image of a Ritz vector is, to first order, and how much of that is rounding.
+    """How far off the projection on the image of a Ritz vector is, to first order, and what must be left by rounding.
 
     The residual r of a Ritz vector of value t is orthogonal to all Ritz vectors. Along eigenvectors beyond these, with
     eigenvalues up to b, the image is off by |r| b / (t (t - b)) at most (Davis and Kahan). Along the eigenvector near
     another one, of value s and residual q, it is off by r'q / (t |t - s|), as that eigenvector leans towards q / s;
     how it leans further among eigenvalues up to b adds at most |r| |q| b / (s - b) to r'q. A projection is off by as
     much times the root of the ratio of eigenvalues. These errors are orthogonal. Rounding mixes two directions the more
-    the nearer their eigenvalues are.
+    the nearer their eigenvalues are; of these, one is within |r| of t.
 
     Args:
-        values: Ritz values, descending, ``(M, L)`` float64; the last of them stands for b.
+        values: Ritz values, descending, ``(M, L)`` float64. The last one before the first that is not resolved stands
+            for b: what the basis lacks can be as strong as that, while Ritz values that are not resolved are too small.
         residuals: inner products of the residuals, ``(M, L, L)``.
         count: K, how many of them matter.
 
@@ -250,17 +254,22 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
         eigenvalues are distinct from the last.
     """
     norms = residuals.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-    own, others, beyond = values[:, :count, None], values[:, None, :-1], values[:, -1:, None]
+    resolved = (norms <= _RESOLVED * values).cumprod(1).sum(1, keepdim=True)
+    own, others = values[:, :count, None], values[:, None]
+    beyond = values.gather(1, (resolved - 1).clamp(min=count))[..., None]
     apart = (own - others).abs()
     apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    both = norms[:, :count, None] * norms[:, None, :-1] * (beyond / (others - beyond).clamp(min=_TINY))
-    shared = (residuals[:, :count, :-1].abs() + both) / others.clamp(min=_TINY)
+    both = norms[:, :count, None] * norms[:, None] * (beyond / (others - beyond).clamp(min=_TINY))
+    shared = (residuals[:, :count].abs() + both) / others.clamp(min=_TINY)
     mixed = torch.minimum(shared, norms[:, :count, None]) * others / (own * apart) * (others / own).sqrt()
+    mixed *= others > beyond
     own, beyond = own[..., 0], beyond[..., 0]
     lacking = norms[:, :count] / (own - beyond) * (beyond / own) ** 1.5
     rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond)
     error = (lacking.square() + mixed.square().sum(-1)).sqrt() + rounding
-    return error.amax(-1), rounding.amax(-1)
+    apart += norms[:, :count, None] + norms[:, None]  # an eigenvalue is that near to each
+    least = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond + norms[:, :count])
+    return error.amax(-1), least.amax(-1)
 
 
 def _projected(x: Tensor, rows: Tensor) -> Tensor:
