@@ -2,11 +2,16 @@
 
     python tools/benchmark.py structurer
     python tools/benchmark.py structurer --frames 1 --samples 12 --height 512 --width 512
+    python tools/benchmark.py structurer --falloff 1
 
 The straightforward one is what one writes first: PIL resizes each frame, the backbone sees one frame at a time,
 scikit-learn finds the principal components, SciPy smooths, PIL resizes the map. Both use the same backbone, of
 DINOv2-small's size with random weights, and the same recipe and signs; how near the maps are is printed beside the
 times. They take turns, and the median of the repetitions counts.
+
+With random weights a few components are nearly all of the features, which makes them easy to find. ``--falloff 1``
+measures the map alone on the same features after a linear map, of which the strengths of their components over the
+whole clip fall off as 1, 1/2, 1/3, ...
 
 Peaks are of what is held at once beside weights and pixels: on a GPU as its allocator counts, elsewhere the results of
 operations.
@@ -89,12 +94,14 @@ def benchmark(
     grid: tuple[int, int, int],
     repeats: int,
     frames_per_batch: int,
+    falloff: float | None = None,
 ) -> dict[str, float]:
     """Seconds of both, with and without the backbone, and how the maps compare.
 
     Args:
         half: the same backbone in bfloat16.
         repeats: turns that each gets; three times as many without the backbone, where they are short.
+        falloff: only the map alone is measured, on features of :func:`with_falloff`.
     """
     import torch
 
@@ -117,13 +124,18 @@ def benchmark(
     sparse = PerceptualStructurer(backbone, allocator, frames='latent', **options)
     stills = pixels.transpose(1, 2).flatten(0, 1)
     ready = torch.cat([backbone(part).map for part in stills.split(8)])
+    if falloff is not None:
+        ready = with_falloff(ready, falloff)
     at_once = {**options, 'frames_per_batch': len(ready)}
     from_features = PerceptualStructurer(Ready(ready), allocator, **at_once)
     chosen = ready.unflatten(0, (len(pixels), -1))[:, latent_frames(pixels.shape[2], grid[0])].flatten(0, 1)
     from_few = PerceptualStructurer(Ready(chosen), allocator, frames='latent', **at_once)
     narrow = PerceptualStructurer(half, allocator, **options)
     both = PerceptualStructurer(half, allocator, frames='latent', **options)
-    lists = [plain_features(backbone.model, clip) for clip in pixels]
+    if falloff is None:
+        lists = [plain_features(backbone.model, clip) for clip in pixels]
+    else:
+        lists = [list(clip.permute(0, 2, 3, 1).cpu().numpy()) for clip in ready.unflatten(0, (len(pixels), -1))]
 
     def plain() -> list[Any]:
         return [plain_map(plain_features(backbone.model, clip), grid) for clip in pixels]
@@ -140,20 +152,35 @@ def benchmark(
         'ours, one frame per latent frame': lambda: sparse(pixels, grid),
         'ours, bfloat16, one frame per latent frame': lambda: both(pixels, grid),
     }
-    medians = _in_turn(alone, 3 * repeats, pixels.device) | _in_turn(joined, repeats, pixels.device)
-    theirs = torch.stack([torch.from_numpy(m) for m in plain()])[:, None].to(pixels)
-    ours, few = whole(pixels, grid), sparse(pixels, grid)
-    return {
-        **{f'{name}, s': value for name, value in medians.items()},
+
+    def stacked(maps: list[Any]) -> Tensor:
+        return torch.stack([torch.from_numpy(each) for each in maps])[:, None].to(pixels)
+
+    medians = _in_turn(alone, 3 * repeats, pixels.device)
+    ours, few = from_features(pixels, grid), from_few(pixels, grid)
+    results = {
         'map alone, times faster': medians['plain, map alone'] / medians['ours, map alone'],
         'map alone, one frame per latent frame, times faster': medians['plain, map alone']
         / medians['ours, map alone, one frame per latent frame'],
+    }
+    if falloff is not None:
+        return {
+            **{f'{name}, s': value for name, value in medians.items()},
+            **results,
+            'correlation with the plain map': _correlation(ours, stacked([plain_map(each, grid) for each in lists])),
+            'correlation of few frames with all': _correlation(few, ours),
+        }
+    medians |= _in_turn(joined, repeats, pixels.device)
+    ours, few = whole(pixels, grid), sparse(pixels, grid)
+    return {
+        **{f'{name}, s': value for name, value in medians.items()},
+        **results,
         'with backbone, times faster': medians['plain'] / medians['ours'],
         'with backbone, bfloat16, times faster': medians['plain'] / medians['ours, bfloat16'],
         'one frame per latent frame, times faster': medians['plain'] / medians['ours, one frame per latent frame'],
         'bfloat16, one frame per latent frame, times faster': medians['plain']
         / medians['ours, bfloat16, one frame per latent frame'],
-        'correlation with the plain map': _correlation(ours, theirs),
+        'correlation with the plain map': _correlation(ours, stacked(plain())),
         'correlation of bfloat16 with float32': _correlation(narrow(pixels, grid), ours),
         'correlation of few frames with all': _correlation(few, ours),
         'correlation of few frames in bfloat16 with all': _correlation(both(pixels, grid), ours),
@@ -161,6 +188,18 @@ def benchmark(
         'map alone, peak beside the features, MiB': _peak(alone['ours, map alone'], pixels.device) / 2**20,
         'with backbone, peak, MiB': _peak(joined['ours'], pixels.device) / 2**20,
     }
+
+
+def with_falloff(features: Tensor, power: float) -> Tensor:
+    """A linear map of features ``(F, D, h, w)`` whose principal variances over all frames are ``k ** -power``."""
+    import torch
+
+    tokens = features.permute(0, 2, 3, 1).double()
+    centred = (tokens - tokens.mean((0, 1, 2))).flatten(0, 2)
+    values, axes = torch.linalg.eigh(centred.mT @ centred / len(centred))
+    wanted = torch.arange(len(values), 0, -1).to(values) ** -power
+    scale = (wanted / values.clamp(min=1e-12 * values[-1].item())).sqrt()
+    return (tokens @ (axes * scale) @ axes.mT).to(features).permute(0, 3, 1, 2)
 
 
 def _in_turn(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
@@ -248,6 +287,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--frames-per-batch', type=int, default=4, help='of the backbone; on a GPU rather 64')
     parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--falloff', type=float, help='of the strengths of components: a power of 1/k')
     parser.add_argument('--out', type=Path, help='also write the figures as JSON')
     args = parser.parse_args(argv)
 
@@ -265,7 +305,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.backbone or random_dinov2(args.size, folder)
         backbone, half = (DINOv2Backbone(checkpoint, device=args.device, dtype=d) for d in ('float32', 'bfloat16'))
-        results = benchmark(backbone, half, pixels, grid, args.repeats, args.frames_per_batch)
+        results = benchmark(backbone, half, pixels, grid, args.repeats, args.frames_per_batch, args.falloff)
     threads = torch.get_num_threads()
     print(
         f'{args.samples} x {args.frames} frames of {args.height} x {args.width} on the grid {grid}, {threads} threads'

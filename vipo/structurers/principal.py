@@ -15,13 +15,11 @@ from vipo.registry import ConfigError
 
 #: Up to this many patches or features an exact decomposition costs next to nothing.
 _SMALL = 64
-#: Up to this size LAPACK does not divide a matrix for its eigenvectors.
-_UNDIVIDED = 25
 #: Directions that are searched for beyond the components that are asked for: more directions, fewer products.
 _EXTRA = 13
 #: By how much of their spread the tokens of half the items in a row may change to the next one, as root mean squares.
-#: One item in ``_APART`` is then searched from nothing, for so many directions beyond the components that are asked for,
-#: or beyond three; the search in each begins from the strongest of these, again so many, and from so many of its own.
+#: One item in ``_APART`` is then searched from nothing, for so many directions beyond the components that are asked for
+#: or, if these are fewer, three; the search in each begins from so many of the strongest of these, and of its own.
 _ALIKE = 0.5
 _APART = 5
 _EXTRA_OF_FEW = 5
@@ -31,6 +29,8 @@ _OWN = 2
 _TOLERANCE = 1e-4
 #: Of a residual, relative to its Ritz value: up to this an eigenvalue is taken as found.
 _RESOLVED = 0.2
+#: Of the last Ritz value that matters: where one that is not resolved may be as large, it may be of a component too.
+_HIDDEN = 0.5
 #: Of a number in float32 sums, relative to the largest eigenvalue.
 _ROUNDING = 2e-7
 #: Of the largest eigenvalue: where products of products with the scatter stay within float32.
@@ -197,40 +197,41 @@ def _search(x: Tensor, start: Tensor, count: int, blocks: int = 5) -> tuple[Tens
     Returns:
         Axes ``(M, K, D)`` and ``(M,)`` bool.
     """
-    basis, image = start, _scattered(x, start)
-    images, left = image, torch.arange(len(x), device=x.device)
-    axes, sure, going = _ritz(x, basis, images, count)
+    basis, images = start, _scattered(x, start)
+    beside, left = _without(images, basis), torch.arange(len(x), device=x.device)
+    axes, sure, going = _ritz(basis, images, beside, count)
     for _ in range(blocks - 1):
         if not going.any():
             break
         if going.sum() <= len(going) // 2:  # a copy of more of them would cost more than the products with the others
-            x, left, basis, images, image = (each[going] for each in (x, left, basis, images, image))
+            x, left, basis, images, beside = (each[going] for each in (x, left, basis, images, beside))
             going = going[going]
-        last = _orthonormal(_without(image, basis))
+        last = _orthonormal(beside)
         image = _scattered(x, last)
         basis, images = torch.cat([basis, last], 1), torch.cat([images, image], 1)
-        found, enough, further = _ritz(x, basis, images, count)
+        beside = _without(image, basis)
+        found, enough, further = _ritz(basis, images, beside, count)
         axes[left[going]], sure[left[going]] = found[going], enough[going]
         going = going & further
     return axes, sure
 
 
-def _ritz(x: Tensor, basis: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _ritz(basis: Tensor, images: Tensor, beside: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Axes ``(M, K, D)`` from a basis ``(M, B, D)`` and its images; whether they are sure; whether they may become it.
 
-    The axes are the images of the Ritz vectors, one power step further than these, for which :func:`_error` holds.
+    The axes are the images of the Ritz vectors, one power step further than these, for which :func:`_error` holds. What
+    the basis lacks of the images is ``beside`` ``(M, R, D)``, of the last R of them; those before are within it.
     """
     watched = count + _EXTRA
-    small = basis @ images.mT
-    values, vectors = _eigh(small.double())
+    values, vectors = _eigh((basis @ images.mT).double())
     values, chosen = values[:, -watched:].flip(-1), vectors[..., -watched:].flip(-1).mT
-    beside = torch.baddbmm(images, small, basis, alpha=-1)  # what the basis lacks of its images
-    residuals = chosen @ (beside @ beside.mT).double() @ chosen.mT
+    parts = chosen[..., -beside.shape[1] :]
+    residuals = parts @ (beside @ beside.mT).double() @ parts.mT
     error, least = _error(values.clamp(min=0), residuals, count)
     largest = values[:, 0]
     known = (largest > _RANGE[0]) & (largest < _RANGE[1])
     sure = known & (error <= _TOLERANCE)
-    return F.normalize(chosen[:, :count].to(x) @ images, dim=-1), sure, known & ~sure & (least <= _TOLERANCE)
+    return F.normalize(chosen[:, :count].to(images) @ images, dim=-1), sure, known & ~sure & (least <= _TOLERANCE)
 
 
 def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -251,7 +252,8 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
 
     Returns:
         Of the worst of K projections, relative to its root mean square, ``(M,)`` each; not a number where fewer than K
-        eigenvalues are distinct from the last.
+        eigenvalues are distinct from the last, and infinite where another component may be hidden in what is not
+        resolved.
     """
     norms = residuals.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
     resolved = (norms <= _RESOLVED * values).cumprod(1).sum(1, keepdim=True)
@@ -267,6 +269,8 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
     lacking = norms[:, :count] / (own - beyond) * (beyond / own) ** 1.5
     rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond)
     error = (lacking.square() + mixed.square().sum(-1)).sqrt() + rounding
+    reach = (values + norms)[:, count:] * (norms > _RESOLVED * values)[:, count:]
+    error = error.masked_fill(reach.amax(-1, True) > _HIDDEN * values[:, count - 1 : count], torch.inf)
     apart += norms[:, :count, None] + norms[:, None]  # an eigenvalue is that near to each
     least = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond + norms[:, :count])
     return error.amax(-1), least.amax(-1)
@@ -298,13 +302,15 @@ def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(..., n)``, ascending, and eigenvectors in columns.
 
     On a CPU torch's own gives up on some large matrices with rows of zeros, as of features that are never active, or of
-    low rank (https://github.com/pytorch/pytorch/issues/145801).
+    low rank (https://github.com/pytorch/pytorch/issues/145801). NumPy's does not, but its threads wait busily for more
+    afterwards, which slows down all that follows.
     """
     _finite(matrices)
-    if matrices.shape[-1] <= _UNDIVIDED or not matrices.is_cpu:
+    try:
         return torch.linalg.eigh(matrices)
-    values, vectors = np.linalg.eigh(matrices.numpy())
-    return torch.from_numpy(values), torch.from_numpy(vectors)
+    except torch.linalg.LinAlgError:
+        values, vectors = (torch.from_numpy(each).to(matrices) for each in np.linalg.eigh(matrices.cpu().numpy()))
+        return values, vectors
 
 
 def _finite(products: Tensor) -> Tensor:
