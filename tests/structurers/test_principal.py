@@ -245,7 +245,7 @@ def test_black_frame_of_a_clip_changes_no_other(normal, place):
 
 
 def test_features_that_are_hardly_ever_active(normal):
-    """torch.linalg.eigh gives up on two in a hundred of these on a CPU."""
+    """torch.linalg.eigh gives up on two in a hundred of these on some CPUs."""
     x = torch.zeros(100, 320, 240)
     for i, item in enumerate(x):
         item[:, torch.from_numpy(np.random.default_rng(i).permutation(240)[: 3 + i // 3])] = normal(
@@ -256,6 +256,16 @@ def test_features_that_are_hardly_ever_active(normal):
     found = projected.double().square().sum(-1)
     expected = torch.linalg.svdvals((x - x.mean(1, keepdim=True)).double())[:, :3].square()
     torch.testing.assert_close(found, expected, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize('n', [40, 300], ids=['exact', 'quick'])
+def test_where_torch_gives_up_numpy_goes_on(tokens, monkeypatch, n):
+    def gives_up(matrices):
+        raise torch.linalg.LinAlgError('failed to converge')
+
+    x = tokens(2, n, 160, [40.0, 25.0, 15.0])
+    monkeypatch.setattr(torch.linalg, 'eigh', gives_up)
+    check(x)
 
 
 def test_noise_without_any_direction(normal, exact_calls):
