@@ -301,9 +301,9 @@ def _by_token(x: Tensor) -> bool:
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(..., n)``, ascending, and eigenvectors in columns.
 
-    On some CPUs torch's own gives up on some large matrices with rows of zeros, as of features that are never active, or of
-    low rank (https://github.com/pytorch/pytorch/issues/145801). NumPy's does not, but its threads wait busily for more
-    afterwards, which slows down all that follows.
+    On some CPUs torch's own gives up on some large matrices with rows of zeros, as of features that are never active,
+    or of low rank (https://github.com/pytorch/pytorch/issues/145801). NumPy's does not, but its threads wait busily for
+    more afterwards, which slows down all that follows.
     """
     _finite(matrices)
     try:
