@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from tools.benchmark import main
 from tools.benchmarks.generators import FAMILIES
 from tools.benchmarks.rewards import REWARDS
+from tools.benchmarks.structurer import with_falloff
 from vipo.generators.twins import TWINS
 
 
@@ -51,6 +53,13 @@ def test_map_stage(tmp_path):
     assert figures['map alone, times faster'] == pytest.approx(
         figures['plain, map alone, s'] / figures['ours, map alone, s']
     )
+
+
+def test_features_whose_components_fall_off():
+    features = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    tokens = with_falloff(features, 2.0).permute(0, 2, 3, 1).flatten(0, 2)
+    strengths = torch.linalg.svdvals(tokens - tokens.mean(0)).square() / len(tokens)
+    torch.testing.assert_close(strengths, torch.arange(1.0, 7) ** -2)
 
 
 def test_checkpoint_figures(tmp_path):
