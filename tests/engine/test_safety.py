@@ -1,5 +1,6 @@
 """Checks that stop a run: weights, first ratios, losses and gradients, alone and on one rank of several."""
 
+import faulthandler
 import os
 import struct
 
@@ -113,6 +114,7 @@ def test_a_batch_that_cannot_be_written_down_hides_nothing(cfg):
 
 def two_ranks(rank: int, folder: str) -> None:
     """What one rank finds, all say."""
+    faulthandler.enable()  # a rank was once aborted outside Python, nobody knows where
     distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
 
     def fresh():
