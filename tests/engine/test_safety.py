@@ -1,6 +1,5 @@
 """Checks that stop a run: weights, first ratios, losses and gradients, alone and on one rank of several."""
 
-import faulthandler
 import os
 import struct
 
@@ -16,7 +15,7 @@ from tests.engine.conftest import ROOT, SMALL, weights
 from tests.engine.launch import launch
 from vipo.engine.checksum import checksum
 from vipo.engine.finite import find_not_finite
-from vipo.engine.parallel import EqualWeights
+from vipo.engine.parallel import EqualWeights, leave
 from vipo.engine.runner import build_runner
 from vipo.engine.scoring import RunStopped
 from vipo.engine.update import _check_first_ratio
@@ -114,7 +113,6 @@ def test_a_batch_that_cannot_be_written_down_hides_nothing(cfg):
 
 def two_ranks(rank: int, folder: str) -> None:
     """What one rank finds, all say."""
-    faulthandler.enable()  # a rank was once aborted outside Python, nobody knows where
     distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
 
     def fresh():
@@ -151,7 +149,7 @@ def two_ranks(rank: int, folder: str) -> None:
     assert (found.losses, found.parameters, found.in_loss, found.ranks) == ([], ['1.weight'], False, [1])
     found = find_not_finite(divided, fine if rank else [torch.tensor(float('nan'))])
     assert (found.losses, found.in_loss, found.ranks) == ([] if rank else [0], True, [0])
-    distributed.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow

@@ -83,7 +83,11 @@ def encode_in_shares(generator: Generator, prompts: Sequence[str], clock: PhaseC
 
 
 def leave() -> None:
-    """End the process group once every rank is done; a rank that exits with its threads still connected may crash."""
+    """End the process group once every rank is done; a rank that exits with its threads still connected may crash.
+
+    torch keeps a group that parameters were divided in until Python has ended, and a thread of it that then lets go of
+    a tensor aborts the process. After the barrier none holds any.
+    """
     if is_distributed():
         barrier()
         if (watchdog := current_watchdog()) is not None:
