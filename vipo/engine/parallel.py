@@ -85,8 +85,8 @@ def encode_in_shares(generator: Generator, prompts: Sequence[str], clock: PhaseC
 def leave() -> None:
     """End the process group once every rank is done; a rank that exits with its threads still connected may crash.
 
-    torch keeps a group that parameters were divided in until Python has ended, and a thread of it that then lets go of
-    a tensor aborts the process. After the barrier none holds any.
+    torch 2.14 keeps threads of gloo until Python has ended where parameters were divided (FSDP2 on CPUs); rarely, that
+    aborts a rank on its way out.
     """
     if is_distributed():
         barrier()
