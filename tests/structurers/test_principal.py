@@ -171,12 +171,13 @@ def test_a_cut_in_a_clip(clip, tokens, searched, exact_calls, at):
     assert exact_calls == []
 
 
+@pytest.mark.parametrize('at', [3, 14, 20])
 @pytest.mark.parametrize('patches', [slice(None), slice(20, 21)], ids=['everywhere', 'one patch'])
 @pytest.mark.parametrize('rest', [0.3, 1.0, 3.0])
 @pytest.mark.parametrize('strength', [25.0, 13.0], ids=['strongest', 'third'])
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, patches, rest, strength, layout):
-    """From frame 14 on a component has opposite weights in two halves that are the same otherwise."""
+def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, at, patches, rest, strength, layout):
+    """From frame ``at`` on a component has opposite weights in two halves that are the same otherwise."""
     pattern = normal(45, 150, seed=1)
     pattern = torch.cat([pattern, pattern], 1)
     pattern -= pattern.mean(1, keepdim=True)
@@ -186,7 +187,7 @@ def test_what_is_new_and_orthogonal_is_found(normal, exact_calls, patches, rest,
     directions = torch.linalg.qr(normal(160, 46, seed=3)).Q.T
     strengths = torch.tensor([20.0, 15, 12, 9, 6] + [rest] * 40)
     before = (strengths[:, None] * pattern).T @ directions[:45]
-    x = torch.stack([before] * 14 + [before + strength * other[:, None] * directions[45]] * 16)
+    x = torch.stack([before] * at + [before + strength * other[:, None] * directions[45]] * (30 - at))
     check(layout(x))
     assert exact_calls == []
 

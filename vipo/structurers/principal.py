@@ -256,9 +256,9 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
         resolved.
     """
     norms = residuals.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-    resolved = (norms <= _RESOLVED * values).cumprod(1).sum(1, keepdim=True)
+    resolved = norms <= _RESOLVED * values
     own, others = values[:, :count, None], values[:, None]
-    beyond = values.gather(1, (resolved - 1).clamp(min=count))[..., None]
+    beyond = values.gather(1, (resolved.cumprod(1).sum(1, True) - 1).clamp(min=count))[..., None]
     apart = (own - others).abs()
     apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     both = norms[:, :count, None] * norms[:, None] * (beyond / (others - beyond).clamp(min=_TINY))
@@ -269,7 +269,7 @@ def _error(values: Tensor, residuals: Tensor, count: int) -> tuple[Tensor, Tenso
     lacking = norms[:, :count] / (own - beyond) * (beyond / own) ** 1.5
     rounding = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond)
     error = (lacking.square() + mixed.square().sum(-1)).sqrt() + rounding
-    reach = (values + norms)[:, count:] * (norms > _RESOLVED * values)[:, count:]
+    reach = ((values + norms) * ~resolved)[:, count:]
     error = error.masked_fill(reach.amax(-1, True) > _HIDDEN * values[:, count - 1 : count], torch.inf)
     apart += norms[:, :count, None] + norms[:, None]  # an eigenvalue is that near to each
     least = _ROUNDING * values[:, :1] / torch.minimum(apart.amin(-1), own - beyond + norms[:, :count])
