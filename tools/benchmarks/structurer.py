@@ -157,13 +157,13 @@ def benchmark(
         return torch.stack([torch.from_numpy(each) for each in maps])[:, None].to(pixels)
 
     medians = _in_turn(alone, 3 * repeats, pixels.device)
-    ours, few = from_features(pixels, grid), from_few(pixels, grid)
     results = {
         'map alone, times faster': medians['plain, map alone'] / medians['ours, map alone'],
         'map alone, one frame per latent frame, times faster': medians['plain, map alone']
         / medians['ours, map alone, one frame per latent frame'],
     }
     if falloff is not None:
+        ours, few = from_features(pixels, grid), from_few(pixels, grid)
         return {
             **{f'{name}, s': value for name, value in medians.items()},
             **results,
